@@ -14,7 +14,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
         pyfuncitem.obj = trio.testing.trio_test(functools.wraps(pyfuncitem.obj)(pyfuncitem.obj))
 
 
-@pytest.fixture()
+@pytest.fixture
 def autojump_clock() -> trio.testing.MockClock:
     """Time that jumps to the next deadline whenever every task waits."""
     return trio.testing.MockClock(autojump_threshold=0)

@@ -1,0 +1,73 @@
+# What contrib/install and contrib/test share: Debian packages and a Python to build on. Sourced, not run.
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "${0##*/}: $*"; exit 1; }
+
+# apt_packages NAME...: see that these are installed; silent and offline where they are.
+apt_packages() {
+  local missing=() name attempt policy=
+  for name in "$@"; do
+    dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q '^install ok installed$' || missing+=("$name")
+  done
+  [[ ${#missing[@]} -eq 0 ]] && return
+  [[ $EUID -eq 0 ]] || die "missing packages; install them first: sudo apt-get install ${missing[*]}"
+  say "installing packages: ${missing[*]}"
+  # Nothing that comes along (ceph-mon, ceph-osd) may start as a service of this machine.
+  if [[ ! -e /usr/sbin/policy-rc.d ]]; then
+    policy=/usr/sbin/policy-rc.d
+    printf '#!/bin/sh\nexit 101\n' > "$policy"
+    chmod 755 "$policy"
+  fi
+  for attempt in 1 2 3 4 5; do
+    # A third party's list that cannot be had is no reason to stop: what counts is whether the install works.
+    apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 update >&2 || say "apt-get update failed"
+    if DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 \
+      install --no-install-recommends "${missing[@]}" >&2 </dev/null; then
+      attempt=done
+      break
+    fi
+    say "apt-get install failed (attempt $attempt of 5)"
+    sleep $((attempt * 5))
+  done
+  [[ -z $policy ]] || rm -f "$policy"
+  [[ $attempt == done ]] || die "cannot install: ${missing[*]}"
+}
+
+# find_python: print the path of a Python that is new enough and can build extensions in a venv; Debian's own first.
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} /usr/bin/python3 python3.14 python3.13 python3.12 python3.11 python3; do
+    candidate=$(command -v "$candidate") || continue
+    if "$candidate" - 2>/dev/null <<'PY'; then
+import ensurepip, os, sys, sysconfig, venv
+sys.exit(sys.version_info < (3, 11) or not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))
+PY
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+  die "no Python 3.11 or newer with its headers and venv (packages python3-dev and python3-venv)"
+}
+
+# retry COMMAND...: up to three times, for what goes over a network.
+retry() {
+  local attempt
+  for attempt in 1 2 3; do
+    "$@" && return
+    say "failed (attempt $attempt of 3): $*"
+    sleep $((attempt * 5))
+  done
+  return 1
+}
+
+# make_venv DIR: a virtual environment there; kept where its Python still runs.
+make_venv() {
+  local python
+  "$1/bin/python" -c 'import pip' 2>/dev/null && return
+  python=$(find_python)
+  rm -rf "$1"
+  "$python" -m venv "$1"
+}
+
+# What building and running rbdfs needs. util-linux: mount, losetup.
+RUN_PACKAGES=(fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv ca-certificates util-linux)
