@@ -1,0 +1,19 @@
+"""cephx: proving to the cluster who we are, and what we may do there.
+
+    keys            CryptoKey of both types (AES-128, AES256KRB5), their ciphers; keys in text
+    envelope        what cephx wraps around everything it encrypts
+    structures      what travels
+    credentials     a client's name, key, global id and tickets; logging in and renewing
+
+    credentials = Credentials("client.admin", key)              key None: only clusters without authentication
+    login = credentials.monitor_login(now)                      to a monitor: gives tickets and a global id
+    login = credentials.service_login(EntityType.OSD, now)      to an OSD or manager; AuthenticationFailed: no ticket
+    credentials.global_id                                       0 before the first login; kept by later ones
+    credentials.renew_at                                        when to renew, in the time of `now`; math.inf: never
+    connection.send(17, credentials.renewal_request(now))       over the live monitor session (MAuth)
+    credentials.on_renewal_reply(front, now)                    its reply, type 18 (MAuthReply)
+    credentials.forget_tickets()                                after a monitor refused a login: start anew next time
+
+`now` is a monotonic time in seconds, the caller's: trio.current_time(). All of this is pure but for `os.urandom`, which
+comes in as an argument.
+"""
