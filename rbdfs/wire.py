@@ -22,6 +22,7 @@ What a field may be, and how it travels (Ceph, doc/dev/encoding.rst):
     list[T], set[T], frozenset[T]   u32 count and the elements
     tuple[A, B], tuple[T, ...]      the parts in sequence; u32 count and the elements
     dict[K, V]                      u32 count and the pairs
+    T | None                        u8: whether it is there, and then the value
     Raw(n)                          exactly n bytes, annotated as `Annotated[bytes, Raw(n)]`
     a class with encode(out) and decode(cursor)         a Record, or an irregular format written by hand
 
@@ -31,6 +32,7 @@ appended, refuses (WireError) what it cannot read, and raises nothing but WireEr
 
 import dataclasses
 import struct
+import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -384,6 +386,8 @@ def codec_of(hint: Any) -> tuple[Encoder, Decoder]:
         return _tuple_codec(args)
     if origin is dict:
         return _dict_codec(*args)
+    if origin in (types.UnionType, typing.Union) and len(args) == 2 and args[1] is types.NoneType:
+        return _optional_codec(args[0])
     if isinstance(hint, type) and hasattr(hint, "encode") and hasattr(hint, "decode"):
         return (lambda value, out: value.encode(out)), cast(Any, hint).decode
     raise TypeError(f"no encoding for {hint}")
@@ -465,6 +469,17 @@ def _dict_codec(key: Any, value: Any) -> tuple[Encoder, Decoder]:
         return result
 
     return encode, decode
+
+
+def _optional_codec(element: Any) -> tuple[Encoder, Decoder]:
+    encode_one, decode_one = codec_of(element)
+
+    def encode(value: Any, out: bytearray) -> None:
+        out.append(value is not None)
+        if value is not None:
+            encode_one(value, out)
+
+    return encode, lambda cursor: decode_one(cursor) if cursor.u8() else None
 
 
 def encode_value(hint: Any, value: Any) -> bytes:

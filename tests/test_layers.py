@@ -11,7 +11,7 @@ ARROWS = {
     "cli": {"connect", "fuse", "image", "rados", "errors"},
     "fuse": {"image", "rados", "wire", "errors"},
     "connect": {"local", "ceph", "rados", "errors"},
-    "cls": {"wire", "errors"},
+    "cls": {"rados", "wire", "errors"},
     "image": {"rados", "cls", "wire", "errors"},
     "local": {"rados", "cls", "wire", "errors"},
     "ceph": {"rados", "wire", "errors"},
