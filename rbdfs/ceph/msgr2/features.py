@@ -56,6 +56,7 @@ class Feature(IntFlag):
 
 
 SUPPORTED = int(sum(Feature))  # goes into CLIENT_IDENT, and at the end of every MOSDOp
+REQUIRED = int(Feature.MSG_ADDR2)  # of a peer: nothing that speaks messenger 2 is without it
 
 
 def describe(bits: int) -> str:

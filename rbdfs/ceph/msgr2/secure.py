@@ -1,0 +1,151 @@
+"""Frames of messenger 2.1, encrypted: AES-128-GCM in up to three blocks a frame.
+
+    A   preamble and the first 48 bytes of the control segment                  96 bytes on the wire
+    B   the rest of the control segment, if there is any
+    C   segments 1-3, each padded to 16, and an epilogue of 16: late status     if there is any
+
+A block is followed by its tag of 16 bytes. Each direction has a nonce of its own: four fixed bytes and a counter that
+goes up with every block, so a block that is lost, repeated or changed is found out. All lengths in the preamble are
+those before padding. The connection secret comes out of the authentication (doc/dev/msgr2.rst, `crypto_onwire.cc`).
+"""
+
+import struct
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from rbdfs.ceph.msgr2.frames import (
+    COMPLETE,
+    LATE_STATUS_MASK,
+    PREAMBLE_SIZE,
+    Frame,
+    Tag,
+    make_preamble,
+    message_lengths,
+    parse_preamble,
+    refuse_or_skip,
+)
+from rbdfs.errors import WireError
+from rbdfs.wire import Buffer
+
+SECRET_SIZE = 64
+
+_NONCE = struct.Struct("<IQ")
+_COUNTER_MASK = (1 << 64) - 1
+_TAG = 16  # bytes that authenticate a block
+_INLINE = 48  # bytes of the control segment in block A
+_BLOCK_A = PREAMBLE_SIZE + _INLINE
+_EPILOGUE = bytes([COMPLETE]) + bytes(15)
+_ZEROES = bytes(_INLINE)
+_MAX_SHAPES = 512
+
+
+def _padding(length: int) -> bytes:
+    return _ZEROES[: -length % 16]
+
+
+def _padded(length: int) -> int:
+    return length + -length % 16
+
+
+class _Nonce:
+    """The nonces of one direction, in sequence."""
+
+    __slots__ = ("_counter", "_fixed")
+
+    def __init__(self, first: bytes) -> None:
+        self._fixed, self._counter = _NONCE.unpack(first)
+
+    def next(self) -> bytes:
+        nonce = _NONCE.pack(self._fixed, self._counter)
+        self._counter = (self._counter + 1) & _COUNTER_MASK
+        return nonce
+
+
+class SecureFrames:
+    """Encrypted frames of one connection, as the client or (in tests) as the server."""
+
+    is_fresh = True
+
+    def __init__(self, secret: bytes, *, as_server: bool = False) -> None:
+        if len(secret) != SECRET_SIZE:
+            raise WireError(f"connection secret of {len(secret)} bytes")
+        self._cipher = AESGCM(secret[:16])
+        receive, transmit = _Nonce(secret[16:28]), _Nonce(secret[28:40])
+        self._receive, self._transmit = (transmit, receive) if as_server else (receive, transmit)
+        self._head: tuple[int, tuple[int, ...], bytes] | None = None  # block A of the frame being received
+        self._preambles: dict[tuple[int, int], bytes] = {}
+        self.wanted = _BLOCK_A + _TAG
+
+    def encode(self, tag: int, control: Buffer) -> bytes:
+        """A frame of one segment."""
+        return b"".join(self._encode_control(make_preamble(tag, (len(control),)), control))
+
+    def encode_message(self, header: bytes, front: Buffer, data: Sequence[Buffer]) -> list[Buffer]:
+        """A MESSAGE frame, encrypted: the buffers given are not needed any more."""
+        data_length = sum(map(len, data))
+        shape = len(front), data_length
+        preamble = self._preambles.get(shape)
+        if preamble is None:
+            if len(self._preambles) >= _MAX_SHAPES:
+                self._preambles.clear()
+            preamble = self._preambles[shape] = make_preamble(Tag.MESSAGE, message_lengths(header, *shape))
+        out: list[Buffer] = self._encode_control(preamble, header)
+        if front or data_length:
+            plain = b"".join((front, _padding(len(front)), *data, _padding(data_length), _EPILOGUE))
+            out.append(self._encrypt(plain))
+        return out
+
+    def _encode_control(self, preamble: bytes, control: Buffer) -> list[Buffer]:
+        if len(control) <= _INLINE:
+            return [self._encrypt(b"".join((preamble, control, _ZEROES[len(control) :])))]
+        rest = control[_INLINE:]
+        return [
+            self._encrypt(b"".join((preamble, control[:_INLINE]))),
+            self._encrypt(b"".join((rest, _padding(len(rest))))),
+        ]
+
+    def decode(self, buffer: memoryview, start: int, end: int) -> Frame | None:
+        """The frame that starts at `start`, None where it is not whole yet."""
+        position = start + _BLOCK_A + _TAG
+        if end < position:
+            self.wanted = _BLOCK_A + _TAG
+            return None
+        if self._head is None:
+            plain = self._decrypt(buffer[start:position])
+            self._head = *parse_preamble(plain[:PREAMBLE_SIZE]), plain
+        tag, lengths, plain = self._head
+        rest = _padded(lengths[0] - _INLINE) + _TAG if lengths[0] > _INLINE else 0
+        body = sum(map(_padded, lengths[1:])) + len(_EPILOGUE) + _TAG if len(lengths) > 1 else 0
+        size = _BLOCK_A + _TAG + rest + body
+        if end - start < size:
+            self.wanted = size
+            return None
+        self._head = None
+        control: Buffer = plain[PREAMBLE_SIZE : PREAMBLE_SIZE + lengths[0]]
+        if rest:
+            after = self._decrypt(buffer[position : position + rest])
+            control = b"".join((control, after[: lengths[0] - _INLINE]))
+            position += rest
+        if not body:
+            return tag, [control], size
+        segments = [control]
+        text = memoryview(self._decrypt(buffer[position : position + body]))
+        position = 0
+        for length in lengths[1:]:
+            segments.append(text[position : position + length])
+            position += _padded(length)
+        late_status = text[position]
+        if late_status & LATE_STATUS_MASK != COMPLETE:
+            return refuse_or_skip(late_status, size)
+        return tag, segments, size
+
+    def _encrypt(self, plain: bytes) -> bytes:
+        return self._cipher.encrypt(self._transmit.next(), plain, None)
+
+    def _decrypt(self, block: memoryview) -> bytes:
+        try:
+            return self._cipher.decrypt(self._receive.next(), block, None)
+        except InvalidTag as err:
+            raise WireError("frame that does not decrypt") from err
