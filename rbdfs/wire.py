@@ -222,23 +222,29 @@ class Record:
     def encode(self, out: bytearray) -> None:
         """Append the encoding to `out`."""
         cls = type(self)
-        plan = cls._plan or _make_plan(cls)
         if cls._version:
             with envelope(out, cls._version, cls._compat):
-                plan.encode(self, out)
+                self.encode_fields(out)
         else:
-            plan.encode(self, out)
+            self.encode_fields(out)
 
     @classmethod
     def decode(cls, cursor: Cursor) -> Self:
         """Read one from the cursor."""
-        plan = cls._plan or _make_plan(cls)
         if cls._version:
             with cursor.envelope(cls._version, cls.__name__) as version:
-                values = plan.decode(cursor, version)
-        else:
-            values = plan.decode(cursor, 0)
-        return cls(*values)
+                return cls.decode_fields(cursor, version)
+        return cls.decode_fields(cursor, 0)
+
+    def encode_fields(self, out: bytearray) -> None:
+        """Append the fields without the envelope."""
+        cls = type(self)
+        (cls._plan or _make_plan(cls)).encode(self, out)
+
+    @classmethod
+    def decode_fields(cls, cursor: Cursor, version: int) -> Self:
+        """Read, without the envelope, the fields that this version of the structure has."""
+        return cls(*(cls._plan or _make_plan(cls)).decode(cursor, version))
 
     def to_bytes(self) -> bytes:
         """The encoding."""
