@@ -1,0 +1,59 @@
+"""Who keeps a mount busy: processes with files, a working directory or a mapping on it, and loop devices."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_AT_MOST = 5
+
+
+def describe_holders(mountpoint: Path) -> str:
+    """The first few users of a mount, for a person; the empty string where none can be seen."""
+    found = [*_loop_devices(mountpoint), *_processes(mountpoint)]
+    if not found:
+        return ""
+    more = f" and {len(found) - _AT_MOST} more" if len(found) > _AT_MOST else ""
+    return ", ".join(found[:_AT_MOST]) + more
+
+
+def _is_inside(path: str, mountpoint: Path) -> bool:
+    return path == str(mountpoint) or path.startswith(f"{mountpoint}/")
+
+
+def _loop_devices(mountpoint: Path) -> Iterator[str]:
+    for backing_file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            path = backing_file.read_text().rstrip("\n")
+        except OSError:  # detached meanwhile
+            continue
+        if _is_inside(path, mountpoint):
+            yield f"/dev/{backing_file.parts[3]} (on {Path(path).name})"
+
+
+def _processes(mountpoint: Path) -> Iterator[str]:
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and any(_is_inside(link, mountpoint) for link in _links(process)):
+            try:
+                command = (process / "comm").read_text().strip()
+            except OSError:  # gone meanwhile
+                continue
+            yield f"{command} (pid {process.name})"
+
+
+def _links(process: Path) -> Iterator[str]:
+    """What a process has open, as far as we may look."""
+    for link in (process / "cwd", process / "root", process / "exe"):
+        try:
+            yield os.readlink(link)
+        except OSError:  # another user's, or gone
+            continue
+    for directory in (process / "fd", process / "map_files"):
+        try:
+            entries = list(os.scandir(directory))
+        except OSError:
+            continue
+        for entry in entries:
+            try:
+                yield os.readlink(entry.path)
+            except OSError:
+                continue

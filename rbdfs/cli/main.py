@@ -1,0 +1,159 @@
+"""The command `rbdfs`: finds a command's family, reads its arguments, runs it, and ends with an exit code.
+
+The family of a command is imported once it is known, so a command starts in the time that its own imports take.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NamedTuple
+
+from rbdfs.cli.options import Arguments, Parser, add_connection_options
+from rbdfs.cli.running import run_async
+from rbdfs.errors import RbdfsError
+
+
+class Command(NamedTuple):
+    """Where a command is, and what it does."""
+
+    family: str  # rbdfs.cli.<family>.COMMANDS declares its arguments
+    summary: str
+
+
+COMMANDS = {
+    "mount": Command("mount", "Mount a pool: each image is a file"),
+    "umount": Command("mount", "Unmount; returns when all is flushed and the daemon is gone"),
+    "status": Command("status", "Show what is mounted, or who has an image open"),
+    "pool": Command("pool", "Create, list and remove pools"),
+    "namespace": Command("pool", "Create, list and remove namespaces of a pool"),
+    "check": Command("check", "Verify a local store"),
+    "ls": Command("image", "List images"),
+    "create": Command("image", "Create an empty image"),
+    "info": Command("image", "Show an image's size, features and more"),
+    "du": Command("image", "Show what images really occupy"),
+    "mv": Command("image", "Rename an image"),
+    "rm": Command("image", "Remove an image"),
+    "resize": Command("image", "Grow or shrink an image"),
+    "snap": Command("snap", "Create, list, remove, roll back snapshots"),
+    "import": Command("transfer", "Make an image of a file or of standard input"),
+    "export": Command("transfer", "Write an image to a file or to standard output"),
+    "image-meta": Command("metadata", "Get, set, list and remove an image's metadata"),
+}
+ALIASES = {
+    "list": "ls",
+    "rename": "mv",
+    "remove": "rm",
+    "disk-usage": "du",
+    "snapshot": "snap",
+    "unmount": "umount",
+}
+
+_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def top_parser() -> Parser:
+    """The parser of everything up to the command."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items())
+    parser = Parser(
+        prog="rbdfs",
+        usage="rbdfs [OPTION...] COMMAND [ARGUMENT...]",
+        description=f"RBD images as files, on a Ceph cluster or on a store in a directory.\n\ncommands:\n{commands}",
+        epilog="See 'rbdfs help COMMAND' for a command's arguments.",
+    )
+    parser.add_argument("--version", action="store_true", help="show the version and leave")
+    add_connection_options(parser)
+    parser.add_argument("command", nargs="?", metavar="COMMAND", help="what to do")
+    parser.add_argument("rest", nargs="...", metavar="ARGUMENT", help="on what, and how")
+    return parser
+
+
+def command_parser(name: str) -> Parser:
+    """The parser of a command's own arguments."""
+    family = importlib.import_module(f"rbdfs.cli.{COMMANDS[name].family}")
+    parser = Parser(prog=f"rbdfs {name}", description=COMMANDS[name].summary + ".")
+    family.COMMANDS[name](parser)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Read a command line; leaves (SystemExit) where it asks for help or makes no sense."""
+    top = top_parser()
+    arguments = top.parse_args(argv)
+    name = ALIASES.get(arguments.command, arguments.command)
+    if arguments.version:
+        top.exit(0, f"rbdfs {metadata.version('rbdfs') if _is_installed() else 'from its source tree'}\n")
+    if name is None or (name == "help" and not arguments.rest):
+        top.print_help()
+        top.exit(0 if name else 1)
+    rest = arguments.rest
+    if name == "help":
+        name, rest = ALIASES.get(rest[0], rest[0]), [*rest[1:], "--help"]
+    if name not in COMMANDS:
+        top.error(f"unknown command {name!r}")
+    return command_parser(name).parse_args(rest, arguments)
+
+
+def _is_installed() -> bool:
+    try:
+        metadata.version("rbdfs")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    debug = getattr(arguments, "debug", False)
+    if debug or getattr(arguments, "verbose", False):
+        _log_to_stderr(debug=debug)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough; nothing more may be written, not by the interpreter's own end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except RbdfsError as err:
+        return _report(err, debug=debug)
+    except OSError as err:
+        return _report(err, debug=debug)
+    return code
+
+
+def _run(arguments: Arguments) -> int:
+    """Run the command, under trio where it is a coroutine."""
+    if inspect.iscoroutinefunction(arguments.run):
+        return run_async(arguments.run, arguments)
+    return arguments.run(arguments) or 0
+
+
+def _report(error: RbdfsError | OSError, *, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    sys.stderr.write(f"rbdfs: {describe(error)}\n")
+    return error.errno or 1
+
+
+def describe(error: RbdfsError | OSError) -> str:
+    """An error for a person."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _log_to_stderr(*, debug: bool) -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )

@@ -1,0 +1,33 @@
+"""Running a coroutine from the command line, and the errors that come out of it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from rbdfs.errors import RbdfsError
+
+
+def run_async(function: Callable[..., Awaitable[int | None]], *arguments: Any) -> int:
+    """Run it under trio; an error that is alone in its group comes out on its own."""
+    import trio
+
+    try:
+        return trio.run(function, *arguments) or 0
+    except BaseExceptionGroup as group:
+        raise _first_leaf(group) from group
+
+
+def _first_leaf(error: BaseException) -> BaseException:
+    """The error that says most: an interruption, then one of ours, then one of the system, then any."""
+    leaves: list[BaseException] = []
+    pending = [error]
+    while pending:
+        found = pending.pop(0)
+        if isinstance(found, BaseExceptionGroup):
+            pending += found.exceptions
+        else:
+            leaves.append(found)
+    for kind in (KeyboardInterrupt, RbdfsError, OSError):
+        for leaf in leaves:
+            if isinstance(leaf, kind):
+                return leaf
+    return leaves[0]
