@@ -10,6 +10,7 @@ The CRCs are CRC-32C begun with 0. What `object_map_load` answers has an empty f
 than the image's is no error of the format: librbd marks it invalid.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Self
 
@@ -28,11 +29,6 @@ PER_BYTE = 4
 
 _ALL_ONES = 0xFFFFFFFF
 _UNPACKED = [bytes((byte >> 6, byte >> 4 & 3, byte >> 2 & 3, byte & 3)) for byte in range(256)]
-_REPEATED = (0x00, 0x55, 0xAA, 0xFF)  # four times the same state
-_CLEANED = bytes(
-    sum((state * 3 if (state := byte >> shift & 3) == 1 else state) << shift for shift in (6, 4, 2, 0))
-    for byte in range(256)
-)
 
 
 def object_map_object(image_id: str, snap_id: int | None = None) -> str:
@@ -114,15 +110,23 @@ class ObjectStates:
 
     def fill(self, start: int, end: int, state: int) -> None:
         """Put a range of objects into one state."""
-        inner_start, inner_end = -(-start // PER_BYTE) * PER_BYTE, end // PER_BYTE * PER_BYTE
-        if inner_start >= inner_end:
-            for number in range(start, end):
+        self.change(start, end, state)
+
+    def change(self, start: int, end: int, state: int, expected: int | None = None) -> bool:
+        """Put a range of objects, or those of them in the expected state, into a state; whether any was in another.
+
+        EXISTS, when expected, matches CLEAN too (`cls_rbd: object_map_update`).
+        """
+        if not 0 <= start <= end <= self._count:
+            raise IndexError((start, end))
+        inner_start = min(-(-start // PER_BYTE), end // PER_BYTE)
+        inner_end = max(inner_start, end // PER_BYTE)
+        before = self._bits[start // PER_BYTE : states_size(end)]
+        self._bits[inner_start:inner_end] = self._bits[inner_start:inner_end].translate(_changes(state, expected))
+        for number in (*range(start, min(inner_start * PER_BYTE, end)), *range(max(inner_end * PER_BYTE, start), end)):
+            if _matches(self[number], expected):
                 self[number] = state
-            return
-        for number in (*range(start, inner_start), *range(inner_end, end)):
-            self[number] = state
-        length = (inner_end - inner_start) // PER_BYTE
-        self._bits[inner_start >> 2 : inner_end >> 2] = bytes((_REPEATED[state],)) * length
+        return before != self._bits[start // PER_BYTE : states_size(end)]
 
     def resize(self, count: int, state: int = ObjectState.NONEXISTENT) -> None:
         """Cut the map, or extend it with objects of one state."""
@@ -137,15 +141,43 @@ class ObjectStates:
             self.fill(old, count, state)
 
     def mark_clean(self) -> bool:
-        """Turn EXISTS into CLEAN, as when a snapshot is made; whether anything changed."""
-        cleaned = self._bits.translate(_CLEANED)
-        changed, self._bits = cleaned != self._bits, cleaned
-        return changed
+        """A snapshot was made: turn EXISTS into CLEAN; whether anything changed."""
+        return self.change_only(ObjectState.EXISTS, ObjectState.CLEAN)
+
+    def change_only(self, old: int, new: int) -> bool:
+        """Turn one state into another, for all objects; whether anything changed."""
+        before = self._bits
+        self._bits = before.translate(_table(tuple(new if state == old else state for state in range(4))))
+        return before != self._bits
+
+    def mark_changed(self, removed: "ObjectStates") -> bool:
+        """A snapshot goes, of which that was the map: turn CLEAN into EXISTS where it said EXISTS, and past its end.
+
+        Whether anything changed. The arithmetic is on all objects at once, the states being the digits of one number.
+        """
+        size = len(self._bits)
+        odd = int.from_bytes(b"\x55" * size, "big")  # the lower bit of each object
+        mine = int.from_bytes(self._bits, "big")
+        other = int.from_bytes(removed._bits[:size].ljust(size, b"\0"), "big")
+        beyond = odd & ((1 << 2 * max(size * PER_BYTE - len(removed), 0)) - 1)
+        clean = mine & mine >> 1 & odd
+        existed = other & ~(other >> 1) & odd
+        changed = clean & (existed | beyond)
+        self._bits = bytearray((mine & ~(changed << 1)).to_bytes(size, "big"))
+        return changed != 0
 
     def encode(self, *, with_crcs: bool = True) -> bytes:
         """The map as it is stored, or as a class call carries it."""
         header = encode_header(self._count)
         return header + self._bits + (encode_footer(header[4:], self._bits) if with_crcs else bytes(4))
+
+    @classmethod
+    def from_packed(cls, bits: Buffer, count: int) -> Self:
+        """A map of states as they are stored."""
+        assert len(bits) == states_size(count), (len(bits), count)
+        states = cls()
+        states._count, states._bits = count, bytearray(bits)
+        return states
 
     @classmethod
     def decode(cls, data: Buffer) -> Self:
@@ -156,9 +188,22 @@ class ObjectStates:
         footer = Cursor(cursor.take(cursor.u32()))
         if footer.remaining:
             _check_footer(footer, header_crc, bits)
-        states = cls()
-        states._count, states._bits = count, bytearray(bits)
-        return states
+        return cls.from_packed(bits, count)
+
+
+def _matches(state: int, expected: int | None) -> bool:
+    return expected is None or state == expected or (expected == ObjectState.EXISTS and state == ObjectState.CLEAN)
+
+
+@functools.cache
+def _changes(state: int, expected: int | None) -> bytes:
+    return _table(tuple(state if _matches(old, expected) else old for old in range(4)))
+
+
+@functools.cache
+def _table(new: tuple[int, ...]) -> bytes:
+    """For `translate`: what becomes of a byte of four states, each of which is replaced by `new[state]`."""
+    return bytes(sum(new[byte >> shift & 3] << shift for shift in (6, 4, 2, 0)) for byte in range(256))
 
 
 def block_crcs(bits: Buffer) -> list[int]:

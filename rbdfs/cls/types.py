@@ -65,7 +65,7 @@ CLIENT = 8
 _AF_INET, _AF_INET6 = 2, 10  # Linux's numbers, whatever the platform
 _SOCKADDR_STORAGE = 128
 _TYPE_AND_NONCE = struct.Struct("<II")
-_TYPE_ANY = 3  # what an OSD's classes store for a client, and compare by (entity_addr_t::TYPE_ANY)
+_LEGACY = 1  # what an OSD's classes store for a client (entity_addr_t::TYPE_LEGACY)
 
 
 @dataclass(slots=True, frozen=True)
@@ -78,7 +78,7 @@ class EntityAddress:
     kind: int = 0  # 0 none, 1 legacy, 2 msgr2, 3 any, 4 cidr
 
     @classmethod
-    def parse(cls, text: str, kind: int = _TYPE_ANY) -> Self:
+    def parse(cls, text: str, kind: int = _LEGACY) -> Self:
         """Read `127.0.0.1:0/40882352` or `[::1]:0/7`."""
         place, _, nonce = text.partition("/")
         host, _, port = place.rpartition(":")
