@@ -30,7 +30,7 @@ PURE = [
     "image/striping.py",
     "ceph/osdmap.py",
     "ceph/placement.py",
-    "ceph/cephx.py",
+    "ceph/cephx/*.py",
     "ceph/crush/*.py",
     "ceph/msgr2/frames.py",
     "ceph/msgr2/handshake.py",

@@ -5,11 +5,11 @@
     structures      what travels
     credentials     a client's name, key, global id and tickets; logging in and renewing
 
-    credentials = Credentials("client.admin", key)              key None: only clusters without authentication
+    credentials = Credentials("client.admin", key, os.urandom)              key None: only clusters without authentication
     login = credentials.monitor_login(now)                      to a monitor: gives tickets and a global id
     login = credentials.service_login(EntityType.OSD, now)      to an OSD or manager; AuthenticationFailed: no ticket
     credentials.global_id                                       0 before the first login; kept by later ones
-    credentials.renew_at                                        when to renew, in the time of `now`; math.inf: never
+    credentials.renew_at, .login_again_at   when to renew (below), when to open a new monitor session; math.inf: never
     connection.send(17, credentials.renewal_request(now))       over the live monitor session (MAuth)
     credentials.on_renewal_reply(front, now)                    its reply, type 18 (MAuthReply)
     credentials.forget_tickets()                                after a monitor refused a login: start anew next time
