@@ -1,0 +1,150 @@
+"""A connection to a Ceph cluster, as `rados.api.Cluster`: the monitors, the objecter, and what needs both."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from rbdfs.ceph.config import ConnectOptions
+from rbdfs.ceph.ioctx import CephIoCtx
+from rbdfs.ceph.monitor import MonitorClient
+from rbdfs.ceph.msgr2.connection import Identity
+from rbdfs.ceph.objecter import Objecter
+from rbdfs.ceph.osdmap import OSDMap
+from rbdfs.errors import Exists, NotFound
+from rbdfs.rados.api import StoreProperties
+from rbdfs.rados.ops import PoolId, SnapId
+
+PROPERTIES = StoreProperties(
+    durable_on_completion=True,
+    clone_range=False,
+    max_object_size=128 << 20,  # osd_max_object_size
+    max_write_size=90 << 20,  # osd_max_write_size
+    needs_alloc_hint=True,
+)
+
+
+@asynccontextmanager
+async def connect(config: ConnectOptions) -> AsyncIterator["CephCluster"]:
+    """Connect to a cluster; AuthenticationFailed where it does not accept our key."""
+    identity = Identity()
+    modes = tuple(config.modes)
+    monitors = MonitorClient(config.monitors, config.credentials(), identity, modes)
+    objecter = Objecter(monitors, monitors.credentials, identity, modes, config.osd_op_timeout)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(objecter.run)
+            await nursery.start(monitors.run, objecter)
+            await objecter.wait_for_epoch(1)
+            yield CephCluster(monitors, objecter)
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _single(group) from None
+
+
+def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What is in a group of one: the block's own error should reach the caller as it was raised."""
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+        inner = inner.exceptions[0]
+    return inner
+
+
+class CephCluster:
+    """See `rados.api.Cluster`."""
+
+    def __init__(self, monitors: MonitorClient, objecter: Objecter) -> None:
+        self.monitors = monitors
+        self.objecter = objecter
+
+    @property
+    def properties(self) -> StoreProperties:
+        """What differs between stores."""
+        return PROPERTIES
+
+    @property
+    def osdmap(self) -> OSDMap:
+        """The newest map that has come."""
+        assert self.objecter.osdmap is not None
+        return self.objecter.osdmap
+
+    @property
+    def fsid(self) -> str:
+        """The cluster's UUID."""
+        return str(self.osdmap.fsid)
+
+    @property
+    def instance_id(self) -> int:
+        """This client's global id."""
+        return self.monitors.global_id
+
+    @property
+    def address(self) -> str:
+        """This client's address, as watchers and locks show it."""
+        return str(self.monitors.my_addr)
+
+    @property
+    def description(self) -> str:
+        """The cluster, for a person."""
+        where = ", ".join(f"{address.host}:{address.port}" for address in self.monitors.addresses)
+        return f"Ceph cluster {self.fsid} at {where}"
+
+    async def open_pool(self, pool: str | PoolId, namespace: str = "") -> CephIoCtx:
+        """A handle on a pool; NotFound only where the newest map lacks it."""
+        found = self._find_pool(pool)
+        if found is None:
+            await self._newest_map()
+            found = self._find_pool(pool)
+        if found is None:
+            raise NotFound(f"pool {pool}: no such pool")
+        return CephIoCtx(self, *found, namespace)
+
+    def _find_pool(self, pool: str | PoolId) -> tuple[PoolId, str] | None:
+        osdmap = self.osdmap
+        pool_id = osdmap.pool_id(pool) if isinstance(pool, str) else pool
+        name = None if pool_id is None else osdmap.pool_names.get(pool_id)
+        return None if pool_id is None or name is None else (pool_id, name)
+
+    async def _newest_map(self) -> OSDMap:
+        return await self.objecter.wait_for_epoch(await self.monitors.newest_version("osdmap"))
+
+    async def list_pools(self) -> dict[PoolId, str]:
+        """All pools."""
+        return dict((await self._newest_map()).pool_names)
+
+    async def create_pool(self, name: str) -> PoolId:
+        """Make a pool, for images."""
+        if (await self._newest_map()).pool_id(name) is not None:
+            raise Exists(f"pool {name}: exists")
+        await self.monitors.command("osd pool create", pool=name)
+        await self.monitors.command("osd pool application enable", pool=name, app="rbd")
+        pool_id = (await self._newest_map()).pool_id(name)
+        if pool_id is None:
+            raise NotFound(f"pool {name}: removed again at once")
+        return pool_id
+
+    async def remove_pool(self, name: str) -> None:
+        """Remove a pool and all it holds; PermissionDenied where the monitors are told not to."""
+        if (await self._newest_map()).pool_id(name) is None:
+            raise NotFound(f"pool {name}: no such pool")
+        arguments = {"pool": name, "pool2": name, "yes_i_really_really_mean_it": True}
+        await self.monitors.command("osd pool rm", **arguments)
+        await self._newest_map()
+
+    async def blocklist(self, address: str, seconds: float = 3600) -> None:
+        """Fence a client.
+
+        Our later ops carry the epoch of the map that says so: an OSD that serves them has it, too.
+        """
+        await self.monitors.command("osd blocklist", blocklistop="add", addr=address, expire=seconds)
+        await self._newest_map()
+
+    async def create_snap_id(self, pool_id: PoolId) -> SnapId:
+        """A new snapshot id of a pool."""
+        snap_id, epoch = await self.monitors.create_snap_id(pool_id)
+        await self.objecter.wait_for_epoch(epoch)
+        return snap_id
+
+    async def remove_snap_id(self, pool_id: PoolId, snap_id: SnapId) -> None:
+        """Give up a snapshot id of a pool."""
+        await self.objecter.wait_for_epoch(await self.monitors.remove_snap_id(pool_id, snap_id))

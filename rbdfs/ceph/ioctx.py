@@ -1,0 +1,150 @@
+"""A pool and a namespace of a Ceph cluster, as `rados.api.IoCtx`."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from rbdfs.ceph.linger import CephWatch, Notification
+from rbdfs.ceph.listing import list_names
+from rbdfs.ceph.op_message import OpFlag
+from rbdfs.ceph.osd_ops import EncodedSteps
+from rbdfs.ceph.pending import ObjectTarget
+from rbdfs.ceph.placement import locate
+from rbdfs.errors import NotFound, RbdfsError
+from rbdfs.rados.api import NotifyReply, OnComplete, Outcome, PoolUsage, WatchEvent
+from rbdfs.rados.ops import Buffer, PoolId, ReadOp, Reply, SnapId, Stat, WriteOp
+
+if TYPE_CHECKING:
+    from rbdfs.ceph.cluster import CephCluster
+
+_MAX_TARGETS = 1 << 16  # about 40 MB of them
+
+
+class CephIoCtx:
+    """See `rados.api.IoCtx`. Remembers where the objects are that it was used for."""
+
+    def __init__(self, cluster: "CephCluster", pool_id: PoolId, pool_name: str, namespace: str) -> None:
+        self.cluster = cluster
+        self.pool_id = pool_id
+        self.pool_name = pool_name
+        self.namespace = namespace
+        self._objecter = cluster.objecter
+        self._targets: dict[str, ObjectTarget] = {}
+
+    def with_namespace(self, namespace: str) -> "CephIoCtx":
+        """The same pool, another namespace."""
+        return CephIoCtx(self.cluster, self.pool_id, self.pool_name, namespace)
+
+    def submit(self, name: str, op: ReadOp | WriteOp, on_complete: OnComplete) -> None:
+        """Do one op on one object."""
+        target = self._targets.get(name)
+        if target is None:
+            try:
+                target = self._make_target(name)
+            except NotFound as err:  # of the pool
+                on_complete(err)
+                return
+            if len(self._targets) >= _MAX_TARGETS:
+                for old in list(self._targets)[: _MAX_TARGETS // 2]:
+                    del self._targets[old]
+            self._targets[name] = target
+        self._objecter.submit(target, op, on_complete)
+
+    def _make_target(self, name: str) -> ObjectTarget:
+        raw_hash = locate(self.cluster.osdmap, self.pool_id, name, "", self.namespace).raw_hash
+        return ObjectTarget(self.pool_id, self.namespace, name, raw_hash)
+
+    async def operate(self, name: str, op: ReadOp | WriteOp) -> Reply:
+        """Do one op on one object, and wait; raises the op's error."""
+        return await _wait_for(lambda on_complete: self.submit(name, op, on_complete))
+
+    async def flush(self) -> None:
+        """Wait for the writes under way: a write that is complete is durable."""
+        await self._objecter.flush(self.pool_id)
+
+    async def list_objects(self) -> AsyncIterator[str]:
+        """The names of the objects that exist now.
+
+        An OSD also lists objects that are removed but for clones that a snapshot still needs. So where the pool has
+        ever had a snapshot, each object is asked whether it exists.
+        """
+        names = list_names(self._list_page, lambda: self._objecter.epoch, self.namespace)
+        osdmap = self._objecter.osdmap
+        assert osdmap is not None
+        pool = osdmap.pools.get(self.pool_id)
+        has_snaps = pool is not None and pool.snap_seq > 0
+        async for name in names:
+            if not has_snaps or await self._exists(name):
+                yield name
+
+    async def _exists(self, name: str) -> bool:
+        try:
+            await self.operate(name, ReadOp([Stat()]))
+        except NotFound:
+            return False
+        return True
+
+    async def _list_page(self, raw_hash: int, encoded: EncodedSteps) -> Buffer:
+        target = ObjectTarget(self.pool_id, self.namespace, "", raw_hash)
+        flags = OpFlag.PGOP | OpFlag.IGNORE_OVERLAY
+        reply = await _wait_for(
+            lambda on_complete: self._objecter.submit_encoded(target, encoded, on_complete, flags=flags)
+        )
+        page: Buffer = reply.outputs[0]
+        return page
+
+    async def create_snap_id(self) -> SnapId:
+        """A new id for a self-managed snapshot."""
+        return await self.cluster.create_snap_id(self.pool_id)
+
+    async def remove_snap_id(self, snap_id: SnapId) -> None:
+        """Give the id up."""
+        await self.cluster.remove_snap_id(self.pool_id, snap_id)
+
+    async def watch(self, name: str, on_event: Callable[[WatchEvent], None], seconds: int = 30) -> CephWatch:
+        """Watch an object."""
+        watch = CephWatch(self._objecter, self._make_target(name), on_event, seconds)
+        await watch.start()
+        return watch
+
+    async def notify(self, name: str, payload: bytes, seconds: float = 10.0) -> NotifyReply:
+        """Tell all watchers of an object, and wait for their answers."""
+        return await Notification(self._objecter, self._make_target(name), payload, seconds).run()
+
+    async def allocated_bytes(self, prefix: str) -> int | None:
+        """Only asking each object could tell."""
+        return None
+
+    async def usage(self) -> PoolUsage:
+        """What the pool holds and can still take, as the monitors last heard."""
+        reply = await self.cluster.monitors.statfs(self.pool_id)
+        return PoolUsage(reply.used_kib << 10, reply.available_kib << 10, reply.objects)
+
+
+async def _wait_for(submit: Callable[[OnComplete], object]) -> Reply:
+    """Wait for an op; cancelling the wait leaves the op to itself."""
+    task = trio.lowlevel.current_task()
+    outcome: Outcome | None = None
+    is_waiting = False
+
+    def on_complete(result: Outcome) -> None:
+        nonlocal outcome, is_waiting
+        outcome = result
+        if is_waiting:
+            is_waiting = False
+            trio.lowlevel.reschedule(task)
+
+    def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        nonlocal is_waiting
+        is_waiting = False
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    submit(on_complete)
+    if outcome is None:
+        is_waiting = True
+        await trio.lowlevel.wait_task_rescheduled(abort)
+    if isinstance(outcome, RbdfsError):
+        raise outcome
+    assert outcome is not None
+    return outcome

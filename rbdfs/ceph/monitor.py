@@ -1,0 +1,277 @@
+"""The session with the monitors: maps as they change, commands, versions, tickets.
+
+There is one session at a time, with any of the monitors. When it breaks, the next monitor is tried ("hunting"), with
+the same global id; then the subscriptions are made again from the epoch that we have on, and requests without an answer
+are sent again. So a caller sees a slow answer, never a lost one. What a repeated request may do twice is harmless: a
+snapshot id is allocated that nobody uses; a pool that exists is reported as existing.
+"""
+
+import json
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import trio
+
+from rbdfs.ceph.cephx.credentials import Credentials
+from rbdfs.ceph.messages import (
+    Message,
+    MessageType,
+    MonCommand,
+    MonCommandAck,
+    MonGetVersion,
+    MonGetVersionReply,
+    MonMapMessage,
+    MonSubscribe,
+    OSDMapMessage,
+    Paxos,
+    PoolOp,
+    PoolOpCode,
+    PoolOpReply,
+    Statfs,
+    StatfsReply,
+    Subscription,
+)
+from rbdfs.ceph.monmap import MonMap
+from rbdfs.ceph.msgr2.connection import Connection, ConnectionLost, Identity
+from rbdfs.ceph.msgr2.login import Mode
+from rbdfs.ceph.types import EntityAddr, EntityType
+from rbdfs.errors import AuthenticationFailed, NotSupported, from_result
+from rbdfs.rados.ops import PoolId, SnapId
+from rbdfs.wire import Buffer, Cursor
+
+log = logging.getLogger(__name__)
+
+_DIAL_SECONDS = 3.0  # per monitor while hunting (librados: mon_client_hunt_interval)
+_MAX_PAUSE = 3.0  # between two rounds of all monitors
+_RENEW_RETRY = 5.0  # after a renewal that got no answer
+
+
+class MapConsumer(Protocol):
+    """Who follows the OSD map: the objecter."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that it has; 0 before the first map."""
+
+    def on_maps(self, message: OSDMapMessage) -> None:
+        """Take maps."""
+
+
+@dataclass(slots=True)
+class _Request:
+    """A message that waits for an answer, over several sessions if it must."""
+
+    message: Message
+    answered: trio.Event = field(default_factory=trio.Event)
+    front: bytes = b""
+    data: Buffer = b""
+
+
+class MonitorClient:
+    """A session with some monitor, kept for as long as `run` runs."""
+
+    def __init__(
+        self, addresses: Sequence[EntityAddr], credentials: Credentials, identity: Identity, modes: Sequence[Mode]
+    ) -> None:
+        self.credentials = credentials
+        self._identity = identity
+        self._modes = tuple(modes)
+        self._seeds = list(addresses)  # until there is a monitor map
+        self._consumer: MapConsumer | None = None
+
+        self.monmap: MonMap | None = None
+        self.my_addr = EntityAddr()
+        self.global_id = 0
+        self._connection: Connection | None = None
+        self._session_begun = trio.Event()  # of the present or next session
+        self._had_session = False
+        self._requests: dict[int, _Request] = {}
+        self._last_tid = 0
+        self._renewal_wanted = trio.Event()
+        self._renewed = trio.Event()
+
+    # What the cluster asks of the monitors.
+
+    async def command(self, prefix: str, **arguments: Any) -> tuple[str, bytes]:
+        """Run a command as `ceph` does; gives the line for a person and the output."""
+        words = json.dumps({"prefix": prefix, **arguments})
+        request = await self._ask(MonCommand(Paxos(), await self.fsid(), [words]))
+        ack = MonCommandAck.from_bytes(request.front)
+        if ack.result < 0:
+            raise from_result(ack.result, f"{prefix}: {ack.status}" if ack.status else prefix)
+        return ack.status, bytes(request.data)
+
+    async def newest_version(self, what: str) -> int:
+        """The newest version of a map that the monitors have, such as `osdmap`."""
+        request = await self._ask(MonGetVersion(self._next_tid(), what))
+        return MonGetVersionReply.from_bytes(request.front).version
+
+    async def create_snap_id(self, pool: PoolId) -> tuple[SnapId, int]:
+        """A new snapshot id of a pool, and the epoch of the map that shows it."""
+        reply = await self._pool_op(pool, PoolOpCode.CREATE_UNMANAGED_SNAP, 0)
+        return SnapId(Cursor(reply.value or b"").u64()), reply.epoch
+
+    async def remove_snap_id(self, pool: PoolId, snap_id: SnapId) -> int:
+        """Give up a snapshot id; gives the epoch of the map that shows it."""
+        return (await self._pool_op(pool, PoolOpCode.DELETE_UNMANAGED_SNAP, snap_id)).epoch
+
+    async def _pool_op(self, pool: PoolId, code: PoolOpCode, snap_id: int) -> PoolOpReply:
+        request = await self._ask(PoolOp(Paxos(), await self.fsid(), pool, code, snap_id=snap_id))
+        reply = PoolOpReply.from_bytes(request.front)
+        if reply.result < 0:
+            raise from_result(reply.result, f"pool {pool}: {code.name.lower().replace('_', ' ')}")
+        return reply
+
+    async def statfs(self, pool: PoolId) -> StatfsReply:
+        """How full a pool is."""
+        request = await self._ask(Statfs(Paxos(), await self.fsid(), True, pool))
+        return StatfsReply.from_bytes(request.front)
+
+    async def fsid(self) -> bytes:
+        """The cluster's id, once it is known."""
+        while self.monmap is None:
+            await self._session_begun.wait()
+            if self.monmap is None:
+                await trio.sleep(0.01)  # it comes within the first messages of a session
+        return self.monmap.fsid.bytes
+
+    def want_maps(self) -> None:
+        """Ask for the OSD maps after the one that the consumer has: some are missing."""
+        if self._connection is not None and self._consumer is not None:
+            self._send(MonSubscribe({"osdmap": Subscription(self._next_epoch())}))
+
+    async def renew_tickets(self) -> None:
+        """Get new tickets, because an OSD does not accept those we have."""
+        renewed = self._renewed
+        self._renewal_wanted.set()
+        await renewed.wait()
+
+    # Requests.
+
+    def _next_tid(self) -> int:
+        return self._last_tid + 1
+
+    async def _ask(self, message: Message) -> _Request:
+        self._last_tid += 1
+        tid = self._last_tid
+        request = self._requests[tid] = _Request(message)
+        try:
+            self._send(message, tid)
+            await request.answered.wait()
+        finally:
+            self._requests.pop(tid, None)
+        return request
+
+    def _send(self, message: Message, tid: int = 0) -> None:
+        if self._connection is not None:
+            self._connection.send(
+                message.TYPE, message.to_bytes(), tid=tid, version=message.VERSION, compat=message.COMPAT
+            )
+
+    # The session.
+
+    async def run(self, consumer: MapConsumer, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a session; started once the first one stands."""
+        self._consumer = consumer
+        while True:
+            connection = await self._hunt()
+            self._begin(connection)
+            if not self._had_session:
+                self._had_session = True
+                task_status.started()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._keep_tickets, connection)
+                    await self._receive(connection)
+            except* ConnectionLost as lost:
+                log.info("session with a monitor lost: %s", lost.exceptions[0])
+            finally:
+                self._connection = None
+                self._session_begun = trio.Event()
+                connection.close()
+
+    async def _receive(self, connection: Connection) -> None:
+        await connection.run(self._on_message)
+
+    def _begin(self, connection: Connection) -> None:
+        """Subscribe, and ask again what has no answer yet."""
+        self._connection = connection
+        self.my_addr, self.global_id = connection.my_addr, connection.global_id
+        known = 0 if self.monmap is None else self.monmap.epoch + 1
+        self._send(MonSubscribe({"monmap": Subscription(known), "osdmap": Subscription(self._next_epoch())}))
+        for tid, request in self._requests.items():
+            self._send(request.message, tid)
+        self._session_begun.set()
+
+    def _next_epoch(self) -> int:
+        assert self._consumer is not None
+        return self._consumer.epoch + 1 if self._consumer.epoch else 0
+
+    def _on_message(self, kind: int, tid: int, version: int, front: memoryview, data: Buffer) -> None:
+        if kind == MessageType.OSD_MAP:
+            assert self._consumer is not None
+            self._consumer.on_maps(OSDMapMessage.from_bytes(front))
+        elif kind == MessageType.MON_MAP:
+            self.monmap = MonMap.from_bytes(MonMapMessage.from_bytes(front).monmap)
+        elif kind == MessageType.AUTH_REPLY:
+            self.credentials.on_renewal_reply(front, trio.current_time())
+            self._renewed.set()
+            self._renewed = trio.Event()
+        else:
+            request = self._requests.get(tid)
+            if request is not None and not request.answered.is_set():
+                request.front, request.data = bytes(front), data
+                request.answered.set()
+
+    async def _keep_tickets(self, connection: Connection) -> None:
+        """Renew the tickets before they expire, and when somebody wants new ones."""
+        while True:
+            credentials = self.credentials
+            with trio.CancelScope(deadline=min(credentials.renew_at, credentials.login_again_at)):
+                await self._renewal_wanted.wait()
+            if trio.current_time() >= credentials.login_again_at:
+                connection.close()  # the next one logs in with the old ticket, and keeps the global id
+                return
+            self._renewal_wanted = trio.Event()
+            renewed = self._renewed
+            request = self.credentials.renewal_request()
+            connection.send(MessageType.AUTH, request)
+            with trio.move_on_after(_RENEW_RETRY):
+                await renewed.wait()
+
+    # Finding a monitor.
+
+    async def _hunt(self) -> Connection:
+        """Connect to one monitor, in random order, again and again until one answers."""
+        pause, refusal = 0.1, None
+        while True:
+            for address in random.sample(self.addresses, len(self.addresses)):
+                try:
+                    return await self._dial(address)
+                except ConnectionLost as err:
+                    log.info("monitor %s: %s", address, err)
+                except (AuthenticationFailed, NotSupported) as err:
+                    refusal = err
+                    log.warning("monitor %s: %s", address, err)
+                    self.credentials.forget_tickets()
+            if refusal is not None and not self._had_session:
+                raise refusal
+            await trio.sleep(pause)
+            pause = min(pause * 2, _MAX_PAUSE)
+
+    @property
+    def addresses(self) -> list[EntityAddr]:
+        """Where the monitors are: by their map, or before there is one by the configuration."""
+        if self.monmap is None:
+            return self._seeds
+        found = (info.addresses.msgr2 for info in self.monmap.monitors.values())
+        return [address for address in found if address is not None] or self._seeds
+
+    async def _dial(self, address: EntityAddr) -> Connection:
+        with trio.move_on_after(_DIAL_SECONDS):
+            login = self.credentials.monitor_login(trio.current_time())
+            return await Connection.open(address, EntityType.MON, login, self._identity, modes=self._modes)
+        raise ConnectionLost(f"no answer within {_DIAL_SECONDS:g} s")
