@@ -9,8 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
+from rbdfs.cli.mount_helper import HELPER_NAME, arguments_of_mount_helper
 from rbdfs.cli.options import Arguments, Parser, add_connection_options
 from rbdfs.cli.running import run_async
 from rbdfs.errors import RbdfsError
@@ -108,7 +110,13 @@ def _is_installed() -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        argv = sys.argv[1:]
+        if Path(sys.argv[0]).name == HELPER_NAME:
+            argv = arguments_of_mount_helper(argv)
+            if argv is None:
+                return 0
+    arguments = parse(argv)
     debug = getattr(arguments, "debug", False)
     if debug or getattr(arguments, "verbose", False):
         _log_to_stderr(debug=debug)

@@ -1,0 +1,156 @@
+"""`rbdfs mount` and `rbdfs umount`."""
+
+import logging
+import logging.handlers
+import os
+import select
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from rbdfs import connect
+from rbdfs.cli import daemon
+from rbdfs.cli.access import open_cluster, open_pool, say
+from rbdfs.cli.holders import describe_holders
+from rbdfs.cli.mount_options import describe_options, parse_mount_options
+from rbdfs.cli.options import Arguments, Declare, Parser, add_connection_options, connect_flags
+from rbdfs.cli.running import run_async
+from rbdfs.connect import StoreAddress
+from rbdfs.errors import Busy, InvalidArgument
+from rbdfs.fuse import mounting, state
+from rbdfs.fuse.options import MountOptions
+from rbdfs.fuse.session import serve
+from rbdfs.fuse.state import MountStatus
+from rbdfs.image.spec import PoolSpec
+
+_LOG_BYTES, _LOG_FILES = 1 << 20, 5
+_PATIENCE = 5.0  # seconds before `umount` says what it waits for
+
+
+def _mount(parser: Parser) -> None:
+    parser.add_argument("source", metavar="POOL[/NAMESPACE]")
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="a directory; made where it is missing")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay; log to standard error")
+    parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPTION[,...]", help="see below")
+    parser.add_argument("--log-file", metavar="FILE", help="log of the daemon, kept small; 'none' for none")
+    add_connection_options(parser)
+    parser.epilog = (
+        f"mount options:\n{describe_options()}\n"
+        "  store=..., conf=..., id=..., ...  as the options of those names, for fstab\n\n"
+        "The command returns once the mount works. A store that does not exist yet is made, with the pool."
+    )
+    parser.set_defaults(run=mount)
+
+
+def _umount(parser: Parser) -> None:
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+    parser.add_argument("-l", "--lazy", action="store_true", help="detach now; wait until the last file is closed")
+    parser.set_defaults(run=umount)
+
+
+COMMANDS: dict[str, Declare] = {"mount": _mount, "umount": _umount}
+
+
+def mount(arguments: Arguments) -> int:
+    """`rbdfs mount`: checks what can be checked, goes into the background, and serves."""
+    spec = PoolSpec.parse(arguments.source)
+    options = parse_mount_options(arguments.options, arguments)
+    mountpoint = mounting.prepare_mountpoint(Path(arguments.mountpoint))
+    address, _ = connect.choose_address(connect_flags(arguments))
+    if isinstance(address, StoreAddress) and address.path.resolve().is_relative_to(mountpoint):
+        raise InvalidArgument(f"{mountpoint}: the store {address.path} is inside; the mount would hide it")
+    log_file = None if arguments.foreground else _log_file(arguments, mountpoint)
+    ready = (lambda: None) if arguments.foreground else daemon.detach(log_file)
+    if log_file is not None:
+        _log_to(log_file, arguments)
+    elif arguments.foreground:
+        logging.basicConfig(level=_level(arguments), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return run_async(_serve, arguments, spec, mountpoint, options, ready)
+
+
+async def _serve(
+    arguments: Arguments, spec: PoolSpec, mountpoint: Path, options: MountOptions, ready: Callable[[], None]
+) -> None:
+    address, _ = connect.choose_address(connect_flags(arguments))
+    is_new = isinstance(address, StoreAddress) and not connect.store_exists(address.path)
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(open_cluster(arguments, create=is_new))
+        if is_new and spec.pool not in (await cluster.list_pools()).values():
+            await cluster.create_pool(spec.pool)
+            say(f"created pool {spec.pool}")
+        ioctx = await open_pool(cluster, spec)
+
+        def on_ready(_status: MountStatus) -> None:
+            if arguments.foreground:
+                say(f"{spec} of the {cluster.description} is mounted on {mountpoint}")
+            ready()
+
+        await serve(ioctx, mountpoint, options, on_ready=on_ready)
+
+
+def _log_file(arguments: Arguments, mountpoint: Path) -> Path | None:
+    """Where the daemon of this mount logs; None where the user wants no log."""
+    if arguments.log_file == "none":
+        return None
+    if arguments.log_file:
+        return Path(arguments.log_file).absolute()
+    if os.geteuid() == 0:
+        directory = Path("/var/log/rbdfs")
+    else:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+        directory = Path(base) / "rbdfs"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        say(f"no log: {directory}: {err.strerror}")
+        return None
+    return directory / (str(mountpoint).strip("/").replace("/", "-") + ".log")
+
+
+def _level(arguments: Arguments) -> int:
+    return logging.DEBUG if getattr(arguments, "debug", False) else logging.INFO
+
+
+def _log_to(path: Path, arguments: Arguments) -> None:
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(_level(arguments))
+
+
+def umount(arguments: Arguments) -> None:
+    """`rbdfs umount`: returns when all is flushed and the daemon is gone."""
+    path = Path(os.path.abspath(arguments.mountpoint))  # resolve() would ask a mount that may be dead
+    mountpoint = path.parent.resolve() / path.name
+    status = state.read_state(mountpoint)
+    mounted = mounting.find_mount(mountpoint)
+    if mounted is not None:
+        if mounted.type != mounting.FILESYSTEM_TYPE:
+            raise InvalidArgument(f"{mountpoint}: not a mount of rbdfs but of type {mounted.type}")
+        try:
+            mounting.unmount(mountpoint, is_lazy=arguments.lazy)
+        except Busy as err:
+            holders = describe_holders(mountpoint)
+            raise Busy(f"{mountpoint}: in use" + (f" by {holders}" if holders else "")) from err
+    elif status is None or not status.is_alive:
+        raise InvalidArgument(f"{mountpoint}: not mounted")
+    if status is not None and status.is_alive:
+        _wait_for_end(status.pid, mountpoint)
+
+
+def _wait_for_end(pid: int, mountpoint: Path) -> None:
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        if not poll.poll(_PATIENCE * 1000):
+            if sys.stderr.isatty():
+                say(f"{mountpoint}: waiting until the daemon (pid {pid}) has flushed everything")
+            poll.poll()
+    finally:
+        os.close(process)
