@@ -59,6 +59,9 @@ class MapConsumer(Protocol):
     def on_maps(self, message: OSDMapMessage) -> None:
         """Take maps."""
 
+    def on_new_identity(self) -> None:
+        """The cluster takes us for another client from now on."""
+
 
 @dataclass(slots=True)
 class _Request:
@@ -198,8 +201,13 @@ class MonitorClient:
 
     def _begin(self, connection: Connection) -> None:
         """Subscribe, and ask again what has no answer yet."""
+        assert self._consumer is not None
         self._connection = connection
+        is_new_identity = self.global_id not in (0, connection.global_id)
         self.my_addr, self.global_id = connection.my_addr, connection.global_id
+        if is_new_identity:
+            log.warning("the tickets were lost, and the global id with them")
+            self._consumer.on_new_identity()
         known = 0 if self.monmap is None else self.monmap.epoch + 1
         self._send(MonSubscribe({"monmap": Subscription(known), "osdmap": Subscription(self._next_epoch())}))
         for tid, request in self._requests.items():
@@ -217,30 +225,45 @@ class MonitorClient:
         elif kind == MessageType.MON_MAP:
             self.monmap = MonMap.from_bytes(MonMapMessage.from_bytes(front).monmap)
         elif kind == MessageType.AUTH_REPLY:
-            self.credentials.on_renewal_reply(front, trio.current_time())
-            self._renewed.set()
-            self._renewed = trio.Event()
+            self._on_renewal_reply(front)
         else:
             request = self._requests.get(tid)
             if request is not None and not request.answered.is_set():
                 request.front, request.data = bytes(front), data
                 request.answered.set()
 
+    def _on_renewal_reply(self, front: memoryview) -> None:
+        try:
+            self.credentials.on_renewal_reply(front, trio.current_time())
+        except AuthenticationFailed as err:
+            self._log_in_again(err)
+        else:
+            self._renewed.set()
+            self._renewed = trio.Event()
+
     async def _keep_tickets(self, connection: Connection) -> None:
         """Renew the tickets before they expire, and when somebody wants new ones."""
+        credentials = self.credentials
         while True:
-            credentials = self.credentials
             with trio.CancelScope(deadline=min(credentials.renew_at, credentials.login_again_at)):
                 await self._renewal_wanted.wait()
-            if trio.current_time() >= credentials.login_again_at:
-                connection.close()  # the next one logs in with the old ticket, and keeps the global id
-                return
             self._renewal_wanted = trio.Event()
-            renewed = self._renewed
-            request = self.credentials.renewal_request()
-            connection.send(MessageType.AUTH, request)
+            renewed, now = self._renewed, trio.current_time()
+            try:
+                if now >= credentials.login_again_at:
+                    raise AuthenticationFailed("the AUTH ticket is about to end")
+                connection.send(MessageType.AUTH, credentials.renewal_request(now))
+            except AuthenticationFailed as err:
+                self._log_in_again(err)
+                return
             with trio.move_on_after(_RENEW_RETRY):
                 await renewed.wait()
+
+    def _log_in_again(self, reason: AuthenticationFailed) -> None:
+        """A new login shows the old ticket, and keeps the global id by it."""
+        log.info("logging in again: %s", reason)
+        if self._connection is not None:
+            self._connection.close()
 
     # Finding a monitor.
 

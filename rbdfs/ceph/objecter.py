@@ -416,6 +416,20 @@ class Objecter:
             if not op.is_abandoned:
                 self._send(op)
 
+    def on_new_identity(self) -> None:
+        """Our global id has changed: the OSDs would not know again what they have already done for us.
+
+        So writes that have been sent are not sent again, and nobody knows what became of them.
+        """
+        for op in sorted(self._all_ops(), key=lambda op: op.tid):
+            if op.is_write and op.attempt >= 0:
+                self._detach(op)
+                op.fail(StoreFailure(f"{op.target}: the cluster has forgotten this client; the write may be lost"))
+        for linger in list(self._lingers.values()):
+            linger.fail(StoreFailure(f"{linger.target}: the cluster has forgotten this client"))
+        for session in self._sessions.values():
+            session.reset()
+
     # Sessions: what `OSDSession` asks for.
 
     async def dial(self, address: EntityAddr) -> Connection:

@@ -115,6 +115,12 @@ class OSDSession:
             self.remove(op)
         return ops
 
+    def reset(self) -> None:
+        """Begin again with a new connection, and send everything again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     async def run(self) -> None:
         """Keep a connection until `close`."""
         with self._scope:
