@@ -12,6 +12,7 @@ from rbdfs.cli.options import (
     add_pool_options,
 )
 from rbdfs.cli.output import Table, print_json, write
+from rbdfs.cli.running import run_async
 from rbdfs.errors import InvalidArgument, NotFound
 from rbdfs.fuse import state
 from rbdfs.fuse.state import MountStatus
