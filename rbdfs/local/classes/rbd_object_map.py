@@ -15,7 +15,7 @@ from rbdfs.cls.object_map import (
     decode_header,
     states_size,
 )
-from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT
+from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, ObjectState
 from rbdfs.errors import NotFound, WireError
 from rbdfs.local.classes.context import MethodContext
 from rbdfs.local.classes.support import Registry, Rest, failure
@@ -42,6 +42,12 @@ def _decode(context: MethodContext, data: bytes) -> ObjectStates:
         raise failure(context, errno.EINVAL, str(err)) from err
 
 
+def _require_state(context: MethodContext, state: int) -> None:
+    """An OSD would let it spill into the neighbour's bits."""
+    if state > max(ObjectState):
+        raise failure(context, errno.EINVAL, f"there is no object state {state}")
+
+
 @_REGISTRY.reads("object_map_load")
 def _load(context: MethodContext) -> bytes:
     return _read(context).encode(with_crcs=False)
@@ -54,6 +60,7 @@ def _save(context: MethodContext, argument: bytes) -> None:
 
 @_REGISTRY.writes("object_map_resize", U64, U8)
 def _resize(context: MethodContext, count: int, state: int) -> None:
+    _require_state(context, state)
     if count > MAX_OBJECT_MAP_COUNT:
         raise failure(context, errno.EINVAL, f"{count} objects are too many for an object map")
     try:
@@ -68,6 +75,7 @@ def _resize(context: MethodContext, count: int, state: int) -> None:
 
 @_REGISTRY.writes("object_map_update", U64, U64, U8, U8 | None)
 def _update(context: MethodContext, start: int, end: int, state: int, expected: int | None) -> None:
+    _require_state(context, state)
     context.stat()
     try:
         count, _ = decode_header(Cursor(context.read(0, HEADER_SIZE)))

@@ -20,6 +20,14 @@ class MemoryObject:
         self.xattrs: dict[str, bytes] = {}
         self.omap: dict[str, bytes] = {}
 
+    def state(self) -> tuple[bytes | None, dict[str, bytes], dict[str, bytes]]:
+        """Content, attributes and keys."""
+        return self.content, dict(self.xattrs), dict(self.omap)
+
+    def restore(self, state: tuple[bytes | None, dict[str, bytes], dict[str, bytes]]) -> None:
+        """Put back what `state` gave."""
+        self.content, self.xattrs, self.omap = state[0], dict(state[1]), dict(state[2])
+
     def _require(self) -> bytes:
         if self.content is None:
             raise NotFound(f"{self.object_name}: no such object")
