@@ -1,11 +1,11 @@
 """cephx: proving to the cluster who we are, and what we may do there.
 
-    keys            CryptoKey of both types (AES-128, AES256KRB5), their ciphers; keys in text
-    envelope        what cephx wraps around everything it encrypts
+    ciphers         AES-128 and AES256KRB5
+    keys            CryptoKey: type and secret, in text and on the wire; the envelope around all that is encrypted
     structures      what travels
     credentials     a client's name, key, global id and tickets; logging in and renewing
 
-    credentials = Credentials("client.admin", key, os.urandom)              key None: only clusters without authentication
+    credentials = Credentials("client.admin", key, os.urandom)  without a key: only clusters that ask for none
     login = credentials.monitor_login(now)                      to a monitor: gives tickets and a global id
     login = credentials.service_login(EntityType.OSD, now)      to an OSD or manager; AuthenticationFailed: no ticket
     credentials.global_id                                       0 before the first login; kept by later ones

@@ -66,12 +66,17 @@ class Credentials:
         key: CryptoKey | None,
         random: Random,
         methods: Sequence[Method] = (Method.CEPHX, Method.NONE),
+        key_source: str = "",
     ) -> None:
-        """`name` such as client.admin; without a key only clusters that ask for none can be logged in to."""
+        """`name` such as client.admin; without a key only clusters that ask for none can be logged in to.
+
+        `key_source` says, for error messages, where the key is from or where it was looked for.
+        """
         kind, _, self.entity_id = name.partition(".")
         self.name = name
         self.entity_type = EntityType[kind.upper()]
         self.key = key
+        self.key_source = key_source
         self.random = random
         self.methods = [method for method in methods if key is not None or method != Method.CEPHX]
         self.global_id = 0
@@ -80,7 +85,7 @@ class Credentials:
     def monitor_login(self, now: float) -> "MonitorLogin":
         """A login to a monitor; with the tickets it brings, services can be logged in to."""
         if not self.methods:
-            raise AuthenticationFailed(f"{self.name}: no key, and this client may not do without")
+            raise AuthenticationFailed(f"{self.name}: no key: {self.key_source}")
         return MonitorLogin(self, now)
 
     def service_login(self, service: EntityType, now: float) -> "ServiceLogin":
@@ -247,10 +252,13 @@ class MonitorLogin(_Login):
     def _explain(self, result: int, methods: list[int]) -> str:
         us = self._credentials
         if self._method == Method.CEPHX and result == _EACCES and us.key is not None:
+            source = f", from {us.key_source}" if us.key_source else ""
             return (
-                f"the monitor refuses this client: no such client, a wrong key, or a key of a type"
-                f" (ours: {us.key.type.name}) that the cluster does not allow"
+                "the monitor refuses this client: no such client, a wrong key, or a key of a type that the cluster"
+                f" does not allow (ours is of type {us.key.type.name}{source})"
             )
+        if us.key is None and Method.CEPHX in methods:
+            return f"the cluster wants a key, and there is none: {us.key_source}"
         return f"the monitor refuses method {_names([self._method])} (error {-result}), it allows {_names(methods)}"
 
 

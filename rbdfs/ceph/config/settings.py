@@ -1,0 +1,85 @@
+"""One client's view of a ceph.conf: which section counts for it, and what `$name` and the like stand for."""
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from rbdfs.ceph.config.conffile import Sections, normalize_key
+from rbdfs.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_MAX_DEPTH = 10
+_UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Settings:
+    """Values by key: what was said on the command line, then the client's section, its type's, then [global]."""
+
+    def __init__(
+        self, sections: Sections, name: str, cluster: str, overrides: Mapping[str, str], source: Path | None = None
+    ) -> None:
+        kind, _, entity_id = name.partition(".")
+        self.source = source
+        self._sections = sections
+        self._order = [sections[section] for section in (name, kind, "global") if section in sections]
+        self._overrides = {normalize_key(key): value for key, value in overrides.items()}
+        self._variables = {
+            "cluster": cluster,
+            "name": name,
+            "type": kind,
+            "id": entity_id,
+            "num": entity_id,
+            "host": socket.gethostname().split(".")[0],
+            "home": str(Path("~").expanduser()),
+            "pid": str(os.getpid()),
+        }
+
+    def get(self, key: str, default: str = "") -> str:
+        """The value of a key, with variables expanded."""
+        value = self._raw(key)
+        return self.expand(default if value is None else value)
+
+    def seconds(self, key: str) -> float | None:
+        """A span of time, None where there is none or it is 0."""
+        text = self.get(key)
+        if not text:
+            return None
+        match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([a-z]*)", text.strip())
+        if match is None or match[2] not in _UNITS:
+            raise ConfigError(f"{self.where(key)}: {key} = {text} is no span of time")
+        return float(match[1]) * _UNITS[match[2]] or None
+
+    def where(self, key: str) -> str:
+        """Where a key is set, for an error message."""
+        if key in self._overrides:
+            return f"--{key.replace('_', '-')}"
+        for section in self._order:
+            if key in section:
+                return f"{self.source}:{section[key].line}"
+        return str(self.source or "ceph.conf")
+
+    def of_monitors(self, key: str) -> list[str]:
+        """The values that a key has in all sections [mon.*]."""
+        sections = (values for name, values in self._sections.items() if name.startswith("mon."))
+        return [self.expand(values[key].value) for values in sections if key in values]
+
+    def expand(self, text: str, depth: int = 0) -> str:
+        """Replace `$name` and `${name}`: variables, else other keys; what is neither stays as it is."""
+        if "$" not in text:
+            return text
+
+        def value_of(match: re.Match[str]) -> str:
+            key = match[1] or match[2]
+            value = self._variables.get(key, self._raw(key))
+            if value is None or depth >= _MAX_DEPTH:
+                return match[0]
+            return self.expand(value, depth + 1)
+
+        return _VARIABLE.sub(value_of, text)
+
+    def _raw(self, key: str) -> str | None:
+        if key in self._overrides:
+            return self._overrides[key]
+        return next((section[key].value for section in self._order if key in section), None)
