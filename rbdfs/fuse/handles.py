@@ -6,7 +6,8 @@ for as long as its request takes.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from rbdfs.errors import RbdfsError
@@ -49,19 +50,44 @@ class FileContent(Protocol):
 class OpenFile:
     """One image or snapshot, opened once for all its handles."""
 
-    __slots__ = ("content", "inode", "known_size", "written_at")
+    __slots__ = ("_resizes", "content", "inode", "known_size", "written_at")
 
     def __init__(self, inode: int, content: FileContent) -> None:
         self.inode = inode
         self.content = content
         self.known_size = content.size  # as the kernel has it, from what we told it and what it did itself
         self.written_at = 0  # ns; when this mount last changed the content
+        self._resizes = 0
 
     def wrote_to(self, end: int) -> None:
         """The kernel is changing the content up to here."""
         self.written_at = time.time_ns()
         if end > self.known_size:
             self.known_size = end
+
+    @property
+    def is_resizing(self) -> bool:
+        """Whether a size that differs from `known_size` is on its way to it, and nobody else's doing."""
+        return self._resizes > 0
+
+    def begin_resize(self) -> None:
+        """This mount is changing the size."""
+        self._resizes += 1
+
+    def end_resize(self) -> None:
+        """It has been changed, or could not be."""
+        self._resizes -= 1
+        if not self._resizes:
+            self.known_size = self.content.size
+
+    @contextmanager
+    def resizing(self) -> Iterator[None]:
+        """This mount changes the size inside the block."""
+        self.begin_resize()
+        try:
+            yield
+        finally:
+            self.end_resize()
 
 
 class Handle:

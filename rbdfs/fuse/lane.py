@@ -173,9 +173,13 @@ class DataLane:
         handle.file.wrote_to(offset + size)
         payload = self._device.payload
         if (flags >> 32) & os.O_DSYNC and not flags & WRITE_FROM_PAGE_CACHE:
+            on_complete: Callable[[RbdfsError | None], None]
             on_complete = partial(self._have_written_durably, unique, handle, size, payload)
         else:
             on_complete = partial(self._have_written, unique, size, payload)
+        if offset + size > handle.content.size:
+            handle.file.begin_resize()
+            on_complete = partial(self._have_grown, handle, on_complete)
         try:
             handle.content.submit_write(offset, payload[:size], on_complete)
         finally:
@@ -191,6 +195,12 @@ class DataLane:
             device.reply(unique, WRITE_OUT.pack(size, 0))
         else:
             self._fail(unique, error)
+
+    def _have_grown(
+        self, handle: Handle, on_complete: Callable[[RbdfsError | None], None], error: RbdfsError | None
+    ) -> None:
+        handle.file.end_resize()
+        on_complete(error)
 
     def _have_written_durably(
         self, unique: int, handle: Handle, size: int, payload: memoryview, error: RbdfsError | None
@@ -253,8 +263,9 @@ class DataLane:
             if zeroed > 0:
                 await content.write_zeroes(offset, zeroed)
         if not keeps_size and end > content.size:  # nothing is reserved: images are thin
-            handle.file.wrote_to(end)
-            await content.resize(end)
+            with handle.file.resizing():
+                handle.file.wrote_to(end)
+                await content.resize(end)
 
     def _lseek(self, unique: int, _opcode: int, _node_id: int, fh: int, _o: int, _s: int, _flags: int) -> None:
         request = LSEEK_IN.unpack_from(self._device.head, IN_HEADER.size)
@@ -295,8 +306,9 @@ class DataLane:
     ) -> Buffer:
         length = min(length, _LARGEST_COPY, max(source.content.size - source_offset, 0))
         target.is_dirty = True
-        target.file.wrote_to(offset + length)
-        copied = await self._names.copy_range(source, source_offset, target, offset, length) if length else 0
+        with target.file.resizing():
+            target.file.wrote_to(offset + length)
+            copied = await self._names.copy_range(source, source_offset, target, offset, length) if length else 0
         return WRITE_OUT.pack(copied, 0) if opcode == Opcode.COPY_FILE_RANGE else COPY_FILE_RANGE_OUT.pack(copied)
 
     # Attributes

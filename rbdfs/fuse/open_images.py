@@ -1,0 +1,248 @@
+"""Open images, shared by all their handles: opened when first needed, closed when idle for a while.
+
+Each image or snapshot in use is held open by a task of its own, from `open_image` to the end of its block, which
+flushes, gives the exclusive lock up and ends the watch. While it stays open (idle time included) its watch tells us
+of every change, so the kernel may keep its pages across opens; once it was closed, nobody can say, and the next open
+starts without them.
+
+    users > 0          held
+    users == 0         idle: closed after IDLE_SECONDS, or sooner when more than IDLE_IMAGES idle, or by `evict`
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from rbdfs.errors import Busy, RbdfsError, StoreFailure
+from rbdfs.fuse.attributes import Kept
+from rbdfs.fuse.handles import OpenFile
+from rbdfs.fuse.inodes import Inode
+from rbdfs.image.changes import ImageChange
+from rbdfs.image.image import Image, open_image
+from rbdfs.rados.api import IoCtx
+from rbdfs.rados.ops import HEAD, SnapId
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 10.0
+IDLE_IMAGES = 64
+_BUSY_GRACE_SECONDS = 0.5  # a RELEASE may arrive after the unlink that followed its close
+
+Key = tuple[str, SnapId]
+
+
+class ImageFile(OpenFile):
+    """An open image or snapshot, as a file."""
+
+    __slots__ = ("allocation", "image", "kept", "may_keep_pages")
+
+    def __init__(self, inode: Inode, image: Image) -> None:
+        super().__init__(inode.number, image)
+        self.image = image
+        self.may_keep_pages = inode.snap_id != HEAD  # a snapshot never changes; an image only from its first open on
+        self.kept: Kept | None = None  # read when needed, void after a change of metadata
+        self.allocation = _Allocation()
+
+    def keep_pages_at_open(self) -> bool:
+        """Whether the pages that the kernel holds are still good for one more open."""
+        keep, self.may_keep_pages = self.may_keep_pages, True
+        return keep and not self._is_in_foreign_hands()
+
+    def _is_in_foreign_hands(self) -> bool:
+        ours = f"client.{self.image.ioctx.cluster.instance_id}"
+        return self.image.snap is None and any(locker.entity != ours for locker in self.image.header.lockers)
+
+    async def allocated_bytes(self) -> int:
+        """Bytes that it occupies; where that is dear to find out, as it was a moment ago."""
+        return await self.allocation.read(self.image)
+
+
+class _Allocation:
+    """A count that is asked again no more often than a small share of the time that asking takes."""
+
+    _PATIENCE = 20
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._good_until = float("-inf")
+
+    async def read(self, image: Image) -> int:
+        began = trio.current_time()
+        if began >= self._good_until:
+            self._value = await image.allocated_bytes()
+            ended = trio.current_time()
+            self._good_until = ended + self._PATIENCE * (ended - began)
+        return self._value
+
+
+class _Holder:
+    """The life of one open image."""
+
+    __slots__ = ("changed", "closed", "error", "file", "inode", "is_closing", "opened", "users")
+
+    def __init__(self, inode: Inode) -> None:
+        self.inode = inode
+        self.users = 0
+        self.is_closing = False
+        self.file: ImageFile | None = None
+        self.error: RbdfsError | None = None
+        self.opened = trio.Event()
+        self.closed = trio.Event()
+        self.changed = trio.Event()
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class OpenImages:
+    """All images that this mount holds open."""
+
+    def __init__(self, ioctx: IoCtx, on_change: Callable[[ImageFile, ImageChange], None], *, read_only: bool) -> None:
+        self._ioctx = ioctx
+        self._on_change = on_change
+        self._read_only = read_only
+        self._holders: dict[Key, _Holder] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    def names(self) -> list[str]:
+        """What is open, as image specs, those with users first."""
+        holders = sorted(self._holders.values(), key=lambda holder: (not holder.users, str(holder.inode)))
+        return [str(holder.inode) for holder in holders if holder.users]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Images can be opened inside the block; leaving it closes them all."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                yield
+            finally:
+                for holder in self._holders.values():
+                    holder.is_closing = True
+                    holder.wake()
+                self._nursery = None
+
+    def peek(self, image_id: str, snap_id: SnapId = HEAD) -> ImageFile | None:
+        """The open image, if it is open."""
+        holder = self._holders.get((image_id, snap_id))
+        return holder.file if holder is not None else None
+
+    async def acquire(self, inode: Inode) -> ImageFile:
+        """Open the image, or share it; each call is matched by one `release`."""
+        key = (inode.image_id, inode.snap_id)
+        while True:
+            holder = self._holders.get(key)
+            if holder is not None and holder.is_closing:
+                await holder.closed.wait()
+                continue
+            if holder is None:
+                if self._nursery is None:
+                    raise StoreFailure(f"{inode}: the mount is going away")
+                holder = self._holders[key] = _Holder(inode)
+                self._nursery.start_soon(self._hold, key, holder)
+            holder.users += 1
+            holder.wake()
+            try:
+                await holder.opened.wait()
+            except BaseException:
+                self._leave(holder)
+                raise
+            if holder.error is not None:
+                raise holder.error
+            assert holder.file is not None
+            return holder.file
+
+    def release(self, file: ImageFile) -> None:
+        """End a use of the image."""
+        holder = self._holders[file.image.image_id, file.image.snap.id if file.image.snap else HEAD]
+        self._leave(holder)
+        if holder.users == 0:
+            self._limit_idle()
+
+    @asynccontextmanager
+    async def using(self, inode: Inode) -> AsyncIterator[ImageFile]:
+        """The image, open for the length of the block."""
+        file = await self.acquire(inode)
+        try:
+            yield file
+        finally:
+            self.release(file)
+
+    @asynccontextmanager
+    async def evicted(self, inode: Inode) -> AsyncIterator[None]:
+        """Keep the image closed for the length of the block; Busy while it is in use."""
+        key = (inode.image_id, inode.snap_id)
+        with trio.move_on_after(_BUSY_GRACE_SECONDS) as grace:
+            while (holder := self._holders.get(key)) is not None:
+                if holder.users:
+                    await holder.changed.wait()
+                else:
+                    grace.deadline = float("inf")
+                    holder.is_closing = True
+                    holder.wake()
+                    await holder.closed.wait()
+        if holder is not None:
+            raise Busy(f"{inode}: in use on this mount")
+        barrier = self._holders[key] = _Holder(inode)
+        barrier.is_closing = True
+        try:
+            yield
+        finally:
+            del self._holders[key]
+            barrier.closed.set()
+
+    def _leave(self, holder: _Holder) -> None:
+        holder.users -= 1
+        holder.wake()
+
+    def _limit_idle(self) -> None:
+        idle = [holder for holder in self._holders.values() if not holder.users and not holder.is_closing]
+        for holder in idle[: max(0, len(idle) - IDLE_IMAGES)]:  # oldest first
+            holder.is_closing = True
+            holder.wake()
+
+    async def _hold(self, key: Key, holder: _Holder) -> None:
+        inode = holder.inode
+        is_snapshot = inode.snap_id != HEAD
+        try:
+            async with open_image(
+                self._ioctx,
+                image_id=inode.image_id,
+                snap_id=inode.snap_id if is_snapshot else None,
+                read_only=self._read_only or is_snapshot,
+            ) as image:
+                holder.file = ImageFile(inode, image)
+                unsubscribe = image.subscribe(partial(self._on_change, holder.file))
+                holder.opened.set()
+                try:
+                    await self._until_idle(holder)
+                finally:
+                    holder.is_closing = True
+                    unsubscribe()
+        except RbdfsError as err:
+            if holder.opened.is_set():
+                log.error("%s: closing: %s", inode, err)  # each close() was told already: it flushes
+            holder.error = err
+        except Exception as err:
+            log.exception("%s: open image failed", inode)
+            holder.error = StoreFailure(f"{inode}: {err}")
+        finally:
+            holder.is_closing = True
+            if self._holders.get(key) is holder:
+                del self._holders[key]
+            holder.opened.set()
+            holder.closed.set()
+
+    async def _until_idle(self, holder: _Holder) -> None:
+        while not holder.is_closing:
+            with trio.move_on_after(float("inf") if holder.users else IDLE_SECONDS) as wait:
+                await holder.changed.wait()
+            if wait.cancelled_caught and not holder.users:
+                return
