@@ -5,7 +5,7 @@ Which store a command means, first match first:
     --store DIR                     the local store in that directory
     -c, --id, -m, ...               a Ceph cluster
     RBDFS_STORE                     the local store in that directory
-    CEPH_CONF                       a Ceph cluster
+    CEPH_CONF, CEPH_ARGS            a Ceph cluster
     /etc/ceph/<cluster>.conf        a Ceph cluster, where that file (or ~/.ceph/<cluster>.conf) exists
     otherwise                       the local store in the user's data directory
 
@@ -77,7 +77,7 @@ def choose_address(flags: ConnectFlags, environ: Mapping[str, str] = os.environ)
         return CephAddress(flags), ""
     if environ.get("RBDFS_STORE"):
         return _store(environ["RBDFS_STORE"]), ""
-    if environ.get("CEPH_CONF") or _usual_conf(environ) is not None:
+    if environ.get("CEPH_CONF") or environ.get("CEPH_ARGS") or _usual_conf(environ) is not None:
         return CephAddress(flags), ""
     path = default_store(environ)
     return StoreAddress(path), f"using the local store {path} (no --store, no RBDFS_STORE, no ceph.conf)"

@@ -56,9 +56,10 @@ def mount(arguments: Arguments) -> int:
     """`rbdfs mount`: checks what can be checked, goes into the background, and serves."""
     spec = PoolSpec.parse(arguments.source)
     options = parse_mount_options(arguments.options, arguments)
-    mountpoint = mounting.prepare_mountpoint(Path(arguments.mountpoint))
+    # Not resolve(), which would wait for a mount that hangs there; serving prepares the directory.
+    mountpoint = Path(os.path.abspath(arguments.mountpoint))  # noqa: PTH100
     address, _ = connect.choose_address(connect_flags(arguments))
-    if isinstance(address, StoreAddress) and address.path.resolve().is_relative_to(mountpoint):
+    if isinstance(address, StoreAddress) and address.path.is_relative_to(mountpoint):
         raise InvalidArgument(f"{mountpoint}: the store {address.path} is inside; the mount would hide it")
     log_file = None if arguments.foreground else _log_file(arguments, mountpoint)
     ready = (lambda: None) if arguments.foreground else daemon.detach(log_file)

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rbdfs.errors import RbdfsError
+from rbdfs.errors import RbdfsError, TimedOut
 
 
 def run_async(function: Callable[..., Awaitable[int | None]], *arguments: Any) -> int:
@@ -12,8 +12,13 @@ def run_async(function: Callable[..., Awaitable[int | None]], *arguments: Any) -
 
     try:
         return trio.run(function, *arguments) or 0
+    except trio.TooSlowError as err:
+        raise TimedOut("the store does not answer in time") from err
     except BaseExceptionGroup as group:
-        raise _first_leaf(group) from group
+        leaf = _first_leaf(group)
+        if isinstance(leaf, trio.TooSlowError):
+            raise TimedOut("the store does not answer in time") from group
+        raise leaf from group
 
 
 def _first_leaf(error: BaseException) -> BaseException:
