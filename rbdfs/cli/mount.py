@@ -57,7 +57,7 @@ def mount(arguments: Arguments) -> int:
     spec = PoolSpec.parse(arguments.source)
     options = parse_mount_options(arguments.options, arguments)
     # Not resolve(), which would wait for a mount that hangs there; serving prepares the directory.
-    mountpoint = Path(os.path.abspath(arguments.mountpoint))  # noqa: PTH100
+    mountpoint = Path(os.path.abspath(arguments.mountpoint))
     address, _ = connect.choose_address(connect_flags(arguments))
     if isinstance(address, StoreAddress) and address.path.is_relative_to(mountpoint):
         raise InvalidArgument(f"{mountpoint}: the store {address.path} is inside; the mount would hide it")
