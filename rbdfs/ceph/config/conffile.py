@@ -1,8 +1,8 @@
 """The format of ceph.conf and of keyrings.
 
-A file is made of `[section]` lines and of `key = value` lines; keys before the first section belong to [global]. A key's
-words are joined by blanks, `_` or `-`, all the same. `#` and `;` begin a comment, also behind a value, unless they are
-quoted or escaped by a backslash. A line that ends in a backslash goes on in the next.
+A file is made of `[section]` lines and of `key = value` lines; keys before the first section belong to [global]. The
+words of a key are joined by blanks, `_` or `-`, all the same. `#` and `;` begin a comment, also behind a value, unless
+they are quoted or escaped by a backslash. A line that ends in a backslash goes on in the next.
 """
 
 import re
