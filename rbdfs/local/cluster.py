@@ -1,0 +1,269 @@
+"""A local store as `rados.api`: the one entry is `open_store`.
+
+A cluster has a backend: the engine itself where this process owns the store, else a connection to the process that
+does. When an owner leaves in order, its clients carry on: one of them becomes the owner, and what was under way is
+done there. When it dies, those that had nothing unflushed carry on, too; the others are told (StoreFailure), since
+what they wrote may be lost.
+"""
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from rbdfs.errors import NotFound, RbdfsError, StoreFailure
+from rbdfs.local import store
+from rbdfs.local.backend import Backend, Place
+from rbdfs.local.draft import MAX_OBJECT_SIZE
+from rbdfs.local.engine import Client
+from rbdfs.local.owner import Lock, Owner, lock_holder
+from rbdfs.rados.api import NotifyReply, OnComplete, Outcome, PoolUsage, StoreProperties, WatchEvent, WatchLost
+from rbdfs.rados.ops import PoolId, ReadOp, Reply, SnapId, WriteOp
+
+_PROPERTIES = StoreProperties(
+    durable_on_completion=False,
+    clone_range=True,
+    max_object_size=MAX_OBJECT_SIZE,
+    max_write_size=MAX_OBJECT_SIZE,
+    needs_alloc_hint=False,
+)
+_LIST_PAGE = 1000
+
+
+@asynccontextmanager
+async def open_store(path: Path | str, *, create: bool = False) -> AsyncIterator["LocalCluster"]:
+    """Open the store in a directory, or attach to the process that has it open; `create` makes one where none is."""
+    path = Path(path)
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        cluster: LocalCluster | None = None
+        try:
+            cluster = await _connect(path, nursery, create=create)
+            yield cluster
+        except BaseException as err:  # raised below, as it is: a nursery would wrap it in a group
+            failure = err
+        finally:
+            with trio.CancelScope(shield=True):
+                if cluster is not None:
+                    await cluster.leave()
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _connect(path: Path, nursery: trio.Nursery, *, create: bool) -> "LocalCluster":
+    if create:
+        store.make_directory(path)
+    else:
+        store.require_store(path)
+    lock = Lock.take(path)
+    if lock is None:
+        raise StoreFailure(f"{path}: held by {lock_holder(path)}")
+    try:
+        if not store.is_store(path):
+            store.create_store(path)
+        owner = Owner.open(path, lock, nursery)
+    except BaseException:
+        lock.release()
+        raise
+    client = owner.new_client()
+    return LocalCluster(path, owner.engine.fsid, client, owner.session(client), owner)
+
+
+class LocalCluster:
+    """`rados.api.Cluster` on a local store."""
+
+    def __init__(self, path: Path, fsid: str, client: Client, backend: Backend, owner: Owner | None) -> None:
+        self._path = path
+        self._client = client
+        self.backend = backend
+        self._owner = owner
+        self._fsid = fsid
+        self._cookies = itertools.count(1)
+
+    async def leave(self) -> None:
+        """Flush and give the store up."""
+        if self._owner is not None:
+            await self._owner.close()
+
+    @property
+    def properties(self) -> StoreProperties:
+        """What differs between stores."""
+        return _PROPERTIES
+
+    @property
+    def fsid(self) -> str:
+        """The store's UUID."""
+        return self._fsid
+
+    @property
+    def instance_id(self) -> int:
+        """This client's number."""
+        return self._client.instance_id
+
+    @property
+    def address(self) -> str:
+        """This client's address."""
+        return self._client.address
+
+    @property
+    def description(self) -> str:
+        """The store, for a person."""
+        return f"local store {self._path}"
+
+    async def open_pool(self, pool: str | PoolId, namespace: str = "") -> "LocalIoCtx":
+        """A handle on a pool."""
+        for number, name in (await self.backend.list_pools()).items():
+            if pool in (number, name):
+                return LocalIoCtx(self, number, name, namespace)
+        raise NotFound(f"pool {pool}: no such pool")
+
+    async def list_pools(self) -> dict[PoolId, str]:
+        """All pools."""
+        return await self.backend.list_pools()
+
+    async def create_pool(self, name: str) -> PoolId:
+        """Make a pool."""
+        return await self.backend.create_pool(name)
+
+    async def remove_pool(self, name: str) -> None:
+        """Remove a pool and all it holds."""
+        await self.backend.remove_pool(name)
+
+    async def blocklist(self, address: str, seconds: float = 3600) -> None:
+        """Fence a client."""
+        await self.backend.blocklist(address, seconds)
+
+    def next_cookie(self) -> int:
+        """A number for a watch."""
+        return next(self._cookies)
+
+
+class LocalIoCtx:
+    """`rados.api.IoCtx` on a local store."""
+
+    def __init__(self, cluster: LocalCluster, pool_id: PoolId, pool_name: str, namespace: str) -> None:
+        self._cluster = cluster
+        self._pool_name = pool_name
+        self._place = Place(pool_id, namespace)
+
+    @property
+    def cluster(self) -> LocalCluster:
+        """The cluster it belongs to."""
+        return self._cluster
+
+    @property
+    def pool_id(self) -> PoolId:
+        """The pool's id."""
+        return self._place.pool
+
+    @property
+    def pool_name(self) -> str:
+        """The pool's name when this handle was made."""
+        return self._pool_name
+
+    @property
+    def namespace(self) -> str:
+        """The namespace; the empty string is the default one."""
+        return self._place.namespace
+
+    def with_namespace(self, namespace: str) -> "LocalIoCtx":
+        """The same pool, another namespace."""
+        return LocalIoCtx(self._cluster, self.pool_id, self._pool_name, namespace)
+
+    def submit(self, name: str, op: ReadOp | WriteOp, on_complete: OnComplete) -> None:
+        """Do one op on one object."""
+        self._cluster.backend.submit(self._place, name, op, on_complete)
+
+    async def operate(self, name: str, op: ReadOp | WriteOp) -> Reply:
+        """Do one op on one object, and wait; raises the op's error."""
+        found: list[Outcome] = []
+        done: trio.Event | None = None
+
+        def on_complete(outcome: Outcome) -> None:
+            found.append(outcome)
+            if done is not None:
+                done.set()
+
+        self.submit(name, op, on_complete)
+        if found:
+            await trio.lowlevel.checkpoint()
+        else:
+            done = trio.Event()
+            await done.wait()
+        if isinstance(found[0], RbdfsError):
+            raise found[0]
+        return found[0]
+
+    async def flush(self) -> None:
+        """Make every write durable that completed before this call."""
+        await self._cluster.backend.flush()
+
+    async def list_objects(self) -> AsyncIterator[str]:
+        """The names of the objects that exist now."""
+        after, more = "", True
+        while more:
+            names, more = await self._cluster.backend.list_page(self._place, after, _LIST_PAGE)
+            for name in names:
+                yield name
+            after = names[-1] if names else after
+
+    async def create_snap_id(self) -> SnapId:
+        """A new id for a self-managed snapshot."""
+        return await self._cluster.backend.create_snap_id(self.pool_id)
+
+    async def remove_snap_id(self, snap_id: SnapId) -> None:
+        """Give the id up."""
+        await self._cluster.backend.remove_snap_id(self.pool_id, snap_id)
+
+    async def watch(self, name: str, on_event: Callable[[WatchEvent], None], seconds: int = 30) -> "LocalWatch":
+        """Watch an object."""
+        cookie = self._cluster.next_cookie()
+        watch = LocalWatch(self._cluster, cookie, on_event)
+        await self._cluster.backend.watch(self._place, name, cookie, watch.deliver, seconds)
+        return watch
+
+    async def notify(self, name: str, payload: bytes, seconds: float = 10.0) -> NotifyReply:
+        """Tell all watchers of an object, and wait for their answers."""
+        return await self._cluster.backend.notify(self._place, name, payload, seconds)
+
+    async def allocated_bytes(self, prefix: str) -> int | None:
+        """Bytes allocated by the heads of the objects whose name begins so."""
+        return await self._cluster.backend.allocated_bytes(self._place, prefix)
+
+    async def usage(self) -> PoolUsage:
+        """What the pool holds and can still take."""
+        return await self._cluster.backend.usage(self.pool_id)
+
+
+class LocalWatch:
+    """`rados.api.Watch` on a local store."""
+
+    def __init__(self, cluster: LocalCluster, cookie: int, on_event: Callable[[WatchEvent], None]) -> None:
+        self._cluster = cluster
+        self._cookie = cookie
+        self._on_event = on_event
+        self._is_open = True
+
+    @property
+    def cookie(self) -> int:
+        """The watch's number."""
+        return self._cookie
+
+    def deliver(self, event: WatchEvent) -> None:
+        """Pass an event on, unless the watch is closed; none follows WatchLost."""
+        if self._is_open:
+            self._is_open = not isinstance(event, WatchLost)
+            self._on_event(event)
+
+    def acknowledge(self, notify_id: int, payload: bytes = b"") -> None:
+        """Answer a NotifyEvent."""
+        if self._is_open:
+            self._cluster.backend.acknowledge(self._cookie, notify_id, payload)
+
+    async def close(self) -> None:
+        """End the watch."""
+        self._is_open = False
+        await self._cluster.backend.unwatch(self._cookie)

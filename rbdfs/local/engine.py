@@ -1,0 +1,397 @@
+"""The owner's engine: carries out ops on the objects of one store, in the trio thread, one after the other.
+
+An op runs from its first step to its reply without an await, which is what makes it atomic and ordered. Only a read
+that the page cache cannot answer goes to a thread; the blocks it reads stay as they are until it is done, whatever
+later ops do. What ops change is in memory first (`objects`, `blocks`), and durable with the next commit (`journal`).
+
+The two ops that matter, one read and one write of bytes that are there, have a path of their own (`_read`,
+`_overwrite`); every other op is a draft (`draft`, `steps`).
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from rbdfs.errors import Blocklisted, InvalidArgument, NotFound, RbdfsError, StoreFailure
+from rbdfs.local import objects, snapshots, steps
+from rbdfs.local.batch import Batch
+from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, Blocks
+from rbdfs.local.database import Database
+from rbdfs.local.draft import Draft
+from rbdfs.local.extents import Piece, block_at, blocks_of, clip, pieces
+from rbdfs.local.journal import Generation, Journal
+from rbdfs.local.media import Media
+from rbdfs.local.objects import OBJECTS_KEPT, ObjectKey, State, StoredObject
+from rbdfs.local.offload import Offload
+from rbdfs.local.omap import Omap
+from rbdfs.local.pools import Families, Pool
+from rbdfs.local.watches import Watches
+from rbdfs.rados.api import OnComplete, Outcome
+from rbdfs.rados.ops import HEAD, Buffer, Read, ReadOp, Reply, SparseData, SparseRead, Write, WriteOp
+
+log = logging.getLogger(__name__)
+
+_DIRTY_OBJECTS = 8192  # commit early: what waits must stay in memory
+_UNSETTLED_BLOCKS = 1 << 16
+_BLOCK_MASK = BLOCK_SIZE - 1
+_INLINE = 1 << 16  # bytes; a fresh buffer this small is cheaper zeroed than sliced
+
+
+class Client:
+    """Somebody who submits ops: this process, or one that is attached."""
+
+    def __init__(self, instance_id: int, address: str) -> None:
+        self.instance_id = instance_id
+        self.address = address
+        self.entity = f"client.{instance_id}"
+        self.refusal: RbdfsError | None = None  # why none of its ops is carried out
+        self.heard = float("inf")  # when, by trio's clock; this process is always heard
+
+    def fence(self) -> None:
+        """Carry out no more of its ops."""
+        self.refusal = Blocklisted(f"{self.entity} at {self.address} is blocklisted")
+
+
+class Engine:
+    """The objects of an open store. Made by `store.open_engine`; `journal.run` must be running."""
+
+    def __init__(self, database: Database, media: Media, boot: int, last_unclean: int) -> None:
+        self.database = database
+        self.media = media
+        self.boot = boot
+        self.fsid = ""
+        self._last_unclean = last_unclean
+        self.journal = Journal(media, database, self._take)
+        free = dict(database.rows("SELECT number, free FROM page"))
+        self.blocks = Blocks(free, self._load_page, self._grow_file)
+        self.families = Families(database)
+        self.pools: dict[int, Pool] = {}
+        self.dirty_pools: set[Pool] = set()
+        self.extra = Batch()  # rows of the next batch that no object has
+        self.watches = Watches()
+        self.offload = Offload()
+        self._objects: dict[ObjectKey, StoredObject] = {}
+        self._dirty: list[StoredObject] = []
+        self._next_row = database.rows("SELECT coalesce(max(id), 0) + 1 FROM object")[0][0]
+        self._version = boot << 40  # no version is given twice, even where the last ones were lost
+
+    # Ops.
+
+    def submit(
+        self, client: Client, pool: Pool, namespace: str, name: str, op: ReadOp | WriteOp, on_complete: OnComplete
+    ) -> None:
+        """Do one op on one object; `on_complete` is called before this returns, or from a thread's report."""
+        outcome: Outcome | None
+        try:
+            if client.refusal is not None:
+                raise client.refusal
+            if pool.is_removed:
+                raise NotFound(f"{pool.name}: no such pool")
+            key = ObjectKey(pool.id, namespace, name)
+            obj = self._objects.get(key) or self.lookup(key)
+            obj.used = True
+            if type(op) is ReadOp:
+                outcome = self._run_read(client, pool, obj, op, on_complete)
+                if outcome is None:
+                    return
+            else:
+                outcome = self._run_write(client, pool, obj, op)  # type: ignore[arg-type]
+        except RbdfsError as err:
+            outcome = err
+        except Exception:
+            log.exception("op on %s", name)
+            outcome = StoreFailure(f"{name}: internal error, see the log")
+        on_complete(outcome)
+
+    def _run_read(
+        self, client: Client, pool: Pool, obj: StoredObject, op: ReadOp, on_complete: OnComplete
+    ) -> Outcome | None:
+        """Do a ReadOp; None where a thread does it."""
+        if op.snap_id == HEAD:
+            state, version = obj.head, obj.version
+        else:
+            state, version = snapshots.find(obj, op.snap_id)
+        if len(op.steps) == 1:
+            step = op.steps[0]
+            if type(step) is Read and state is not None:
+                return self._read(state, version, step, on_complete)
+            if type(step) is SparseRead and state is not None:
+                return self._sparse_read(state, version, step, on_complete)
+        draft = Draft(self.media, self.blocks, pool, obj, state)
+        run = steps.Run(self, client, draft, version, time.time_ns(), op.snap_id)
+        return Reply([self._handler(steps.READ_STEPS, step)(run, step) for step in op.steps], version)
+
+    def _run_write(self, client: Client, pool: Pool, obj: StoredObject, op: WriteOp) -> Reply:
+        if self.journal.failure is not None:
+            raise self.journal.failure
+        wanted = op.steps
+        head = obj.head
+        if (
+            len(wanted) == 1
+            and type(wanted[0]) is Write
+            and head is not None
+            and op.snapc.seq <= obj.snap_seq
+            and self._overwrite(obj, head, wanted[0])
+        ):
+            return Reply([None], obj.version)
+        draft = Draft(self.media, self.blocks, pool, obj, head)
+        keep = snapshots.snaps_to_keep(obj, op.snapc, pool.removed_snaps)
+        draft.in_place = not keep and bool(wanted) and steps.may_overwrite_in_place(wanted)
+        run = steps.Run(self, client, draft, obj.version, time.time_ns(), HEAD, op.snapc, is_write=True)
+        try:
+            outputs = [self._handler(steps.WRITE_STEPS, step)(run, step) for step in wanted]
+            if keep and draft.changed and head is not None and head.has_omap:
+                self.omap(obj, head)
+        except BaseException:
+            draft.drop()
+            raise
+        finally:
+            if draft.wrote_data:
+                self.journal.data_dirty = True
+        if draft.changed:
+            self._apply(run, pool, keep)
+        return Reply(outputs, obj.version)
+
+    @staticmethod
+    def _handler(table: dict[type, steps.Step], step: object) -> steps.Step:
+        handler = table.get(type(step))
+        if handler is None:
+            raise InvalidArgument(f"{type(step).__name__} is not a step of such an op")
+        return handler
+
+    # The hot path.
+
+    def _read(self, state: State, version: int, step: Read, on_complete: OnComplete) -> Reply | None:
+        offset, length = step
+        size = state.size
+        end = offset + length if length and offset + length <= size else clip(size, offset, length)
+        index = offset >> BLOCK_BITS
+        if offset < end <= (index + 1) << BLOCK_BITS:
+            data = bytearray(end - offset)
+            blocks = state.blocks
+            block = blocks[index] if index < len(blocks) else 0
+            if not block:
+                return Reply([data], version)
+            at = block << BLOCK_BITS | offset & _BLOCK_MASK
+            if self.media.read_cached(at, data):
+                return Reply([data], version)
+            self._read_in_thread([(at, data)], [block], Reply([data], version), on_complete)
+            return None
+        data = bytearray(max(end - offset, 0))
+        return self._fill(
+            memoryview(data), pieces(state.blocks, offset, end), offset, Reply([data], version), on_complete
+        )
+
+    def _sparse_read(self, state: State, version: int, step: SparseRead, on_complete: OnComplete) -> Reply | None:
+        plan = pieces(state.blocks, step.offset, clip(state.size, step.offset, step.length))
+        data = bytearray(sum(piece.length for piece in plan))
+        found, packed, position = [], [], 0
+        for piece in plan:
+            found.append((piece.offset, piece.length))
+            packed.append(Piece(position, piece.length, piece.file_offset))
+            position += piece.length
+        return self._fill(memoryview(data), packed, 0, Reply([SparseData(found, data)], version), on_complete)
+
+    def _fill(
+        self, view: memoryview, plan: list[Piece], start: int, reply: Reply, on_complete: OnComplete
+    ) -> Reply | None:
+        """Read pieces to where they belong in the view, which begins at offset `start`."""
+        for number, piece in enumerate(plan):
+            position = piece.offset - start
+            if not self.media.read_cached(piece.file_offset, view[position : position + piece.length]):
+                left = plan[number:]
+                parts = [
+                    (each.file_offset, view[each.offset - start : each.offset - start + each.length]) for each in left
+                ]
+                self._read_in_thread(parts, blocks_of(left), reply, on_complete)
+                return None
+        return reply
+
+    def _read_in_thread(
+        self, parts: Sequence[tuple[int, Buffer]], used: list[int], reply: Reply, on_complete: OnComplete
+    ) -> None:
+        self.blocks.pin(used)
+
+        def work() -> None:
+            for at, view in parts:
+                self.media.read(at, view)
+
+        def done(error: Exception | None) -> None:
+            self.blocks.unpin(used)
+            if error is not None and not isinstance(error, RbdfsError):
+                log.error("read in a thread", exc_info=error)
+                error = StoreFailure(f"read: {error}")
+            on_complete(error or reply)
+
+        self.offload.submit(work, done)
+
+    def _overwrite(self, obj: StoredObject, head: State, step: Write) -> bool:
+        """Write where every block is there and exclusive; False, and nothing done, where that is not so."""
+        offset, data = step
+        length = len(data)
+        end = offset + length
+        blocks = head.blocks
+        first, last = offset >> BLOCK_BITS, (end - 1) >> BLOCK_BITS
+        if end > head.size or not length or last >= len(blocks):
+            return False
+        block = blocks[first]
+        if not block or not self.blocks.is_exclusive(block):
+            return False
+        if first != last:
+            for index in range(first + 1, last + 1):
+                if not blocks[index] or not self.blocks.is_exclusive(blocks[index]):
+                    return False
+        self.journal.data_dirty = True
+        if first == last:
+            self.media.write(block << BLOCK_BITS | offset & _BLOCK_MASK, data)
+        else:
+            view = memoryview(data).cast("B")
+            for at, size, file_offset in pieces(blocks, offset, end):
+                self.media.write(file_offset, view[at - offset : at - offset + size])
+        head.mtime = time.time_ns()
+        self._version += 1
+        obj.version = self._version
+        obj.touched = True
+        return True
+
+    # Applying a draft.
+
+    def _apply(self, run: steps.Run, pool: Pool, keep: tuple[int, ...]) -> None:
+        """Make the draft what the object is; nothing here can fail."""
+        draft, obj = run.draft, run.draft.obj
+        old = obj.head
+        if keep:
+            snapshots.keep_head(obj, run.snapc, keep, self.blocks)  # type: ignore[arg-type]
+        before = 0 if old is None else old.allocated
+        if draft.exists:
+            new = old or State()
+            new.size, new.blocks, new.mtime = draft.size, draft.blocks, run.now
+            new.xattrs, new.omap_header = draft.xattrs, draft.omap_header
+            self._apply_omap(draft, obj, new)
+            obj.head = new
+        else:
+            obj.omap_dropped |= old is not None and old.has_omap
+            obj.head = None
+        after = 0 if obj.head is None else obj.head.allocated
+        draft.settle()
+        if after != before:
+            self.families.add(obj.key.pool, obj.key.namespace, obj.key.name, after - before)
+        existed, exists = old is not None, obj.head is not None
+        pool.objects += exists - existed
+        self.dirty_pools.add(pool)
+        self._version += 1
+        obj.version = self._version
+        obj.snap_seq = 0 if obj.is_absent else max(obj.snap_seq, run.snapc.seq)
+        self.mark(obj)
+        if existed and not exists:
+            self.watches.lose_object(obj.key)
+
+    def _apply_omap(self, draft: Draft, obj: StoredObject, new: State) -> None:
+        if draft.omap_cleared:
+            new.omap = Omap({}, is_new=True)
+        elif not draft.omap_changes:
+            return
+        elif not new.has_omap:
+            new.omap = new.omap or Omap({}, is_new=True)
+        omap = self.omap(obj, new)
+        omap.apply(draft.omap_changes)
+        new.has_omap = bool(omap.pairs)
+
+    # Objects in memory.
+
+    def lookup(self, key: ObjectKey) -> StoredObject:
+        """The object, or that there is none, from memory or from the database."""
+        obj = self._objects.get(key)
+        if obj is None:
+            obj, boot = objects.load(self.database, key)
+            if obj.row_id and boot <= self._last_unclean:
+                self._zero_tails(obj)
+            self._objects[key] = obj
+            if len(self._objects) > OBJECTS_KEPT:
+                self._sweep()
+        return obj
+
+    def omap(self, obj: StoredObject, state: State) -> Omap:
+        """The omap of a state that has one."""
+        return state.omap or objects.load_omap(self.database, obj, state)
+
+    def held(self) -> list[StoredObject]:
+        """The objects in memory whose changes the database may not have yet."""
+        return [obj for obj in self._objects.values() if obj.dirty or obj.committing]
+
+    def mark(self, obj: StoredObject) -> None:
+        """The object has changed: it goes into the next commit."""
+        if not obj.dirty:
+            obj.dirty = True
+            self._dirty.append(obj)
+        self.journal.changed()
+        if len(self._dirty) > _DIRTY_OBJECTS or self.blocks.unsettled > _UNSETTLED_BLOCKS:
+            self.journal.hurry()
+
+    def _sweep(self) -> None:
+        """Forget objects that were not used since the last sweep, the oldest first."""
+        excess = len(self._objects) - OBJECTS_KEPT * 7 // 8
+        for key, obj in list(self._objects.items()):
+            if excess <= 0:
+                break
+            if obj.used or obj.dirty or obj.committing:
+                obj.used = False
+            elif obj.touched:
+                self.mark(obj)
+            else:
+                del self._objects[key]
+                excess -= 1
+
+    def _zero_tails(self, obj: StoredObject) -> None:
+        """Zero what an unclean end may have left behind the ends of the object's states (see `draft`)."""
+        for state in [obj.head, *(clone.state for clone in obj.clones)]:
+            if state is not None and (within := state.size % BLOCK_SIZE):
+                block = block_at(state.blocks, state.size >> BLOCK_BITS)
+                if block:
+                    self.media.zero((block << BLOCK_BITS) + within, BLOCK_SIZE - within)
+                    self.journal.data_dirty = True
+
+    # Commits.
+
+    def _take(self) -> Generation | None:
+        """All metadata that has changed, as the next generation."""
+        if not (self._dirty or self.dirty_pools or self.extra or self.blocks.is_dirty):
+            return None
+        batch, self.extra = self.extra, Batch()
+        taken, self._dirty = self._dirty, []
+        for obj in taken:
+            if not obj.row_id:
+                obj.row_id = self._next_row
+                self._next_row += 1
+            objects.put(batch, obj, self.boot)
+            obj.dirty, obj.committing = False, obj.committing + 1
+            if obj.is_absent:
+                obj.row_id = 0
+        for pool in self.dirty_pools:
+            if not pool.is_removed:
+                batch.pools.append((pool.id, pool.name, pool.snap_seq, pool.used, pool.objects))
+        self.dirty_pools = set()
+        self.families.put(batch)
+        return Generation(batch, self.blocks.take(batch), self._committed(taken))
+
+    @staticmethod
+    def _committed(taken: list[StoredObject]) -> Callable[[], None]:
+        def on_durable() -> None:
+            for obj in taken:
+                obj.committing -= 1
+
+        return on_durable
+
+    def touch_all(self) -> None:
+        """Put times and versions into the next commit that were not worth one of their own."""
+        for obj in self._objects.values():
+            if obj.touched:
+                self.mark(obj)
+
+    def _load_page(self, number: int) -> bytes | None:
+        row = self.database.row("SELECT counts FROM page WHERE number = ?", (number,))
+        return None if row is None else row[0]
+
+    def _grow_file(self, blocks: int) -> None:
+        self.media.resize(max(blocks << BLOCK_BITS, self.media.size))
+        self.journal.data_dirty = True

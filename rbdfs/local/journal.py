@@ -1,0 +1,134 @@
+"""When changes become durable: one ordered sequence of commits, each the metadata of one generation.
+
+A commit is: data synced, then its batch committed, then the blocks that it freed punched and given back. It is run in
+a thread; what changes meanwhile belongs to the next one. It happens when somebody flushes, some seconds after the
+first change otherwise, and early when too much has gathered. Flushes that arrive together share a commit; one that
+finds only overwritten blocks costs one sync and no commit.
+
+Where there is no room for a commit, nothing of it is lost: its batch waits, in order, for the next attempt. After a
+failed sync nobody can know what is on the medium, so every later flush fails, and so does every write.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import trio
+
+from rbdfs.errors import NoSpace, RbdfsError, StoreFailure
+from rbdfs.local.batch import Batch
+from rbdfs.local.blocks import BLOCK_BITS, Settlement
+from rbdfs.local.database import Database
+from rbdfs.local.media import Media
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 5.0  # seconds from a change to its commit where nobody flushes
+
+
+class Generation(NamedTuple):
+    """What one commit makes durable; `on_durable` is called in the event loop afterwards."""
+
+    batch: Batch
+    settlement: Settlement
+    on_durable: Callable[[], None]
+
+
+class _Flush:
+    """Those who wait for the next commit."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.error: RbdfsError | None = None
+
+
+class Journal:
+    """Commits what `take` gives: the next generation, or None where no metadata has changed."""
+
+    def __init__(self, media: Media, database: Database, take: Callable[[], Generation | None]) -> None:
+        self._media = media
+        self._database = database
+        self._take = take
+        self._backlog: list[Generation] = []  # taken, not durable yet
+        self._next = _Flush()
+        self._busy = False
+        self._dirty = trio.Event()
+        self._urgent = trio.Event()
+        self.data_dirty = False  # the data file has changed since the last sync
+        self.failure: RbdfsError | None = None  # for good
+
+    def changed(self) -> None:
+        """Metadata has changed: it will be committed."""
+        self._dirty.set()
+
+    def hurry(self) -> None:
+        """Too much has gathered: commit now."""
+        self._dirty.set()
+        self._urgent.set()
+
+    async def flush(self) -> None:
+        """Make durable what was done before this call."""
+        if self.failure is not None:
+            raise self.failure
+        flush = self._next
+        self.hurry()
+        await flush.event.wait()
+        if flush.error is not None:
+            raise flush.error
+
+    async def run(self) -> None:
+        """Commit for ever; a task of the engine."""
+        while True:
+            await self._dirty.wait()
+            with trio.move_on_after(INTERVAL):
+                await self._urgent.wait()
+            self._dirty, self._urgent = trio.Event(), trio.Event()
+            flush, self._next = self._next, _Flush()
+            try:
+                await self._commit()
+            except RbdfsError as err:
+                flush.error = err
+                if not isinstance(err, NoSpace):
+                    self.failure = err
+                    log.error("store failed, no further writes: %s", err)
+                elif self._backlog:
+                    log.warning("changes wait for room: %s", err)
+                    self._dirty.set()
+            finally:
+                flush.event.set()
+
+    async def _commit(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if (generation := self._take()) is not None:
+            self._backlog.append(generation)
+        data_dirty, self.data_dirty = self.data_dirty, False
+        if not (self._backlog or data_dirty):
+            return
+        durable: list[Generation] = []
+        try:
+            # A sync takes milliseconds to seconds: worth the hop. Not to be abandoned: it decides what is durable.
+            await trio.to_thread.run_sync(self._make_durable, data_dirty, self._backlog, durable)
+        finally:
+            self._backlog = self._backlog[len(durable) :]
+            for done in durable:
+                done.settlement.settle()
+                done.on_durable()
+
+    def _make_durable(self, data_dirty: bool, generations: list[Generation], durable: list[Generation]) -> None:
+        if data_dirty:
+            self._media.sync()
+        for generation in generations:
+            self._media.commit(self._database, generation.batch)
+            durable.append(generation)
+            for block, count in generation.settlement.freed_runs():
+                try:
+                    self._media.zero(block << BLOCK_BITS, count << BLOCK_BITS)
+                except NoSpace as err:
+                    generation.settlement.keep(block, count)
+                    log.warning("freed blocks are kept back: %s", err)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether changes are taken that could not be committed."""
+        return bool(self._backlog) or isinstance(self.failure, StoreFailure)

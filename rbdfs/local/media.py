@@ -1,0 +1,138 @@
+"""The data file: one sparse file of blocks, and the only place that reads, writes, punches and syncs it.
+
+Everything that can be lost or torn by a crash passes through here, so a test can stop the engine at any of these
+calls (tests/crash has a `Media` that does). The calls are blocking; `read_cached` is the one for the event loop: it
+answers from the page cache or not at all.
+"""
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rbdfs.errors import NoSpace, RbdfsError, StoreFailure
+from rbdfs.rados.ops import Buffer
+
+if TYPE_CHECKING:
+    from rbdfs.local.batch import Batch
+    from rbdfs.local.database import Database
+
+_PUNCH_HOLE_KEEP_SIZE = 0x3  # linux/falloc.h: FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CANNOT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_ZEROES = bytes(1 << 20)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class Media:
+    """An open data file. Writes raise NoSpace where there is no room, everything else StoreFailure."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
+        self._fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+        self._can_punch = True
+        self._can_nowait = True
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._fd)
+
+    @property
+    def size(self) -> int:
+        """The file's length in bytes, holes included."""
+        return os.fstat(self._fd).st_size
+
+    def read_cached(self, offset: int, view: Buffer) -> bool:
+        """Fill the view from the page cache; False where that would have to wait for the disk."""
+        if not self._can_nowait:
+            self.read(offset, view)
+            return True
+        try:
+            return os.preadv(self._fd, (view,), offset, os.RWF_NOWAIT) == len(view)
+        except BlockingIOError:
+            return False
+        except OSError as err:
+            if err.errno not in _CANNOT:
+                raise self._failure("read", err) from err
+            self._can_nowait = False  # this filesystem cannot tell; memory or not, it is read here
+            self.read(offset, view)
+            return True
+
+    def read(self, offset: int, view: Buffer) -> None:
+        """Fill the view, waiting for the disk."""
+        try:
+            done = os.preadv(self._fd, (view,), offset)
+            while done < len(view):
+                step = os.preadv(self._fd, (memoryview(view)[done:],), offset + done)
+                if step == 0:
+                    raise StoreFailure(f"{self._path}: ends before byte {offset + len(view)}")
+                done += step
+        except OSError as err:
+            raise self._failure("read", err) from err
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Put bytes into the page cache."""
+        try:
+            done = os.pwrite(self._fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(self._fd, memoryview(data)[done:], offset + done)
+        except OSError as err:
+            raise self._failure("write", err) from err
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make a range read as zeroes and give its room back, where the filesystem can; else write zeroes."""
+        if self._can_punch:
+            if _libc.fallocate(self._fd, _PUNCH_HOLE_KEEP_SIZE, offset, length) == 0:
+                return
+            number = ctypes.get_errno()
+            if number not in _CANNOT:
+                raise self._failure("punch", OSError(number, os.strerror(number)))
+            self._can_punch = False
+        end = min(offset + length, self.size)
+        while offset < end:
+            step = min(end - offset, len(_ZEROES))
+            self.write(offset, memoryview(_ZEROES)[:step])
+            offset += step
+
+    def resize(self, size: int) -> None:
+        """Make the file that long; what is added is a hole."""
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as err:
+            raise self._failure("resize", err) from err
+
+    def sync(self) -> None:
+        """Everything written, punched or resized before this call is durable when it returns."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as err:
+            # After a failed sync the kernel may have dropped what it could not write: never NoSpace, never again.
+            raise StoreFailure(f"{self._path}: sync: {err.strerror}") from err
+
+    def commit(self, database: "Database", batch: "Batch") -> None:
+        """Make a batch of metadata durable: all of it or, with an error, nothing."""
+        database.commit(batch)
+
+    def data_ranges(self, offset: int, end: int) -> list[tuple[int, int]]:
+        """The parts of a range that are no holes, as (offset, length), as far as the filesystem tells."""
+        ranges = []
+        while offset < end:
+            try:
+                start = os.lseek(self._fd, offset, os.SEEK_DATA)
+                stop = os.lseek(self._fd, start, os.SEEK_HOLE)
+            except OSError as err:
+                if err.errno == errno.ENXIO:
+                    break
+                raise self._failure("seek", err) from err
+            if start >= end:
+                break
+            ranges.append((start, min(stop, end) - start))
+            offset = stop
+        return ranges
+
+    def _failure(self, act: str, err: OSError) -> RbdfsError:
+        kind = NoSpace if err.errno in _NO_ROOM else StoreFailure
+        return kind(f"{self._path}: {act}: {err.strerror}")
