@@ -74,8 +74,7 @@ def _evaluate_classic(draw: Draw, rule: Rule, rule_number: int, size: int) -> li
                     working = [arg1]
             case Op.CHOOSE_FIRSTN | Op.CHOOSELEAF_FIRSTN | Op.CHOOSE_INDEP | Op.CHOOSELEAF_INDEP:
                 number = arg1 if arg1 > 0 else arg1 + size
-                if working and number > 0:
-                    working = _choose_step(draw, op, number, arg2, working, size, effort)
+                working = _choose_step(draw, op, number, arg2, working, size, effort) if number > 0 else []
             case Op.EMIT:
                 result += working[: size - len(result)]
                 working = []
