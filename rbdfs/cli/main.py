@@ -8,7 +8,6 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,7 +87,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     arguments = top.parse_args(argv)
     name = ALIASES.get(arguments.command, arguments.command)
     if arguments.version:
-        top.exit(0, f"rbdfs {metadata.version('rbdfs') if _is_installed() else 'from its source tree'}\n")
+        top.exit(0, f"rbdfs {version()}\n")
     if name is None or (name == "help" and not arguments.rest):
         top.print_help()
         top.exit(0 if name else 1)
@@ -100,12 +99,14 @@ def parse(argv: Sequence[str]) -> Arguments:
     return command_parser(name).parse_args(rest, arguments)
 
 
-def _is_installed() -> bool:
+def version() -> str:
+    """The version that is installed."""
+    from importlib import metadata  # slow to import
+
     try:
-        metadata.version("rbdfs")
+        return metadata.version("rbdfs")
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return "from its source tree"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
