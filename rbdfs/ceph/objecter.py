@@ -323,16 +323,20 @@ class Objecter:
         """Take the maps that are newer than ours, and act on every one of them."""
         if self.osdmap is not None:
             check_fsid(message.fsid, self.osdmap.fsid.bytes)
+        self.take_maps(self._newer_maps(message))
+
+    def take_maps(self, maps: Iterable[OSDMap]) -> None:
+        """Take maps in the order of their epochs; each is used before the next one is asked for."""
         before = self.epoch
         again: dict[int, PendingOp] = {}
         anew: dict[int, Linger] = {}
-        for osdmap in self._newer_maps(message):
+        for osdmap in maps:
             self._note_changes(osdmap, again, anew)
         if self.epoch != before:
             self._act_on_map(again, anew)
 
     def _newer_maps(self, message: OSDMapMessage) -> Iterator[OSDMap]:
-        """The maps of a message that follow ours; each is to be taken before the next one is made."""
+        """The maps of a message that follow ours, each made from the one before."""
         if self.osdmap is None:
             if message.full_maps:
                 yield OSDMap.from_bytes(message.full_maps[max(message.full_maps)])
