@@ -1,0 +1,186 @@
+"""The same command, given to `rbd` and to rbdfs on one cluster: the same output, the same exit code."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ceph_cluster import CephCluster
+
+pytestmark = pytest.mark.cluster
+
+POOL = "parity"
+Rbdfs = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def cluster(ceph_cluster: CephCluster) -> Iterator[CephCluster]:
+    """A cluster with images of every kind, made by `rbd` in a pool of their own."""
+    ceph_cluster.ceph("osd", "pool", "create", POOL, "8", "8")
+    for command in (
+        f"pool init {POOL}",
+        f"create {POOL}/vm -s 64M",
+        f"bench --io-type write --io-size 64K --io-total 256K --io-pattern seq {POOL}/vm",
+        f"snap create {POOL}/vm@s1",
+        f"snap protect {POOL}/vm@s1",
+        f"bench --io-type write --io-size 4M --io-total 8M --io-pattern seq {POOL}/vm",
+        f"snap create {POOL}/vm@s2",
+        f"create {POOL}/odd -s 1537M",
+        f"create {POOL}/tiny -s 12345B --object-size 64K",
+        f"create {POOL}/striped -s 8M --stripe-unit 65536 --stripe-count 4",
+        f"create {POOL}/plain -s 8M --image-feature layering",
+        f"clone {POOL}/vm@s1 {POOL}/child",
+        f"image-meta set {POOL}/vm key value",
+        f"image-meta set {POOL}/vm longer-key v",
+        f"namespace create {POOL}/ns",
+        f"create {POOL}/ns/inside -s 1M",
+        f"lock add {POOL}/plain somebody",
+    ):
+        ceph_cluster.rbd(*command.split())
+    yield ceph_cluster
+    ceph_cluster.ceph("osd", "pool", "rm", POOL, POOL, "--yes-i-really-really-mean-it")
+
+
+@pytest.fixture
+def rbdfs(cluster: CephCluster) -> Rbdfs:
+    """Run rbdfs on the cluster."""
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "rbdfs", *argv],
+            env={"CEPH_CONF": str(cluster.conf), "PATH": "/usr/bin:/bin", "HOME": str(cluster.directory)},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+SHOWING = [
+    f"ls {POOL}",
+    f"ls -p {POOL}",
+    f"ls {POOL}/ns",
+    f"ls -l {POOL}",
+    f"ls -l {POOL}/ns",
+    *(f"info {POOL}/{image}" for image in ("vm", "vm@s1", "vm@s2", "odd", "tiny", "striped", "plain", "child")),
+    f"info {POOL}/ns/inside",
+    f"snap ls {POOL}/vm",
+    f"snap ls {POOL}/odd",
+    f"image-meta ls {POOL}/vm",
+    f"image-meta ls {POOL}/odd",
+    f"status {POOL}/vm",
+    f"namespace ls {POOL}",
+    f"du {POOL}/odd",
+    f"du {POOL}/vm",
+    f"du {POOL}/vm@s1",
+    f"du {POOL}/vm@s2",
+]
+
+
+@pytest.mark.parametrize("form", [[], ["--format", "json"], ["--format", "json", "--pretty-format"]], ids=" ".join)
+@pytest.mark.parametrize("command", SHOWING)
+def test_output_is_that_of_rbd(cluster: CephCluster, rbdfs: Rbdfs, command: str, form: list[str]) -> None:
+    argv = [*command.split(), *form]
+    ours, theirs = rbdfs(*argv), cluster.run("rbd", *argv)
+    assert (ours.stdout, ours.returncode) == (theirs.stdout, 0), ours.stderr
+
+
+def test_value_of_metadata_is_that_of_rbd(cluster: CephCluster, rbdfs: Rbdfs) -> None:
+    argv = ["image-meta", "get", f"{POOL}/vm", "key"]
+    assert rbdfs(*argv).stdout == cluster.rbd(*argv)
+
+
+FAILING = [
+    "ls no-such-pool",
+    f"ls {POOL}/no-such-namespace",
+    f"info {POOL}/none",
+    f"info {POOL}/vm@none",
+    f"du {POOL}/none",
+    f"snap ls {POOL}/none",
+    f"create {POOL}/vm -s 1M",
+    f"create {POOL}/x",
+    f"create {POOL}/x -s 1.5G",
+    f"create {POOL}/x@y -s 1M",
+    f"rm {POOL}/none",
+    f"rm {POOL}/vm",
+    f"mv {POOL}/none {POOL}/x",
+    f"mv {POOL}/odd {POOL}/tiny",
+    f"resize {POOL}/vm -s 64M",
+    f"resize {POOL}/vm -s 1M",
+    f"snap create {POOL}/vm@s1",
+    f"snap rm {POOL}/vm@none",
+    f"snap rm {POOL}/vm@s1",
+    f"snap protect {POOL}/vm@s1",
+    f"snap unprotect {POOL}/vm@s2",
+    f"snap rollback {POOL}/vm@none",
+    f"snap rename {POOL}/vm@s1 {POOL}/vm@s2",
+    f"snap rename {POOL}/vm@none {POOL}/vm@s3",
+    f"image-meta get {POOL}/vm none",
+    f"image-meta rm {POOL}/vm none",
+    f"import /nonexistent {POOL}/x",
+    f"namespace create {POOL}/ns",
+    f"namespace rm {POOL}/ns",
+    f"namespace rm {POOL}/none",
+    "bogus",
+]
+
+
+@pytest.mark.parametrize("command", FAILING)
+def test_exit_code_of_failure_is_that_of_rbd(cluster: CephCluster, rbdfs: Rbdfs, command: str) -> None:
+    ours = rbdfs(*command.split())
+    theirs = cluster.run("rbd", *command.split(), check=False)
+    assert theirs.returncode != 0
+    assert ours.returncode == theirs.returncode, ours.stderr
+    assert ours.stderr.startswith("rbdfs: ")
+    assert "Traceback" not in ours.stderr
+
+
+def test_image_of_ours_is_an_image_of_theirs(cluster: CephCluster, rbdfs: Rbdfs, tmp_path: Path) -> None:
+    source, back = tmp_path / "source", tmp_path / "back"
+    source.write_bytes(b"".join(bytes([number % 251]) * 70_001 for number in range(100)))
+    image = f"{POOL}/ours"
+    for command in (
+        ["import", str(source), image],
+        ["snap", "create", f"{image}@s"],
+        ["resize", image, "-s", "100M"],
+        ["snap", "rename", f"{image}@s", f"{image}@t"],
+        ["snap", "protect", f"{image}@t"],
+        ["image-meta", "set", image, "k", "v"],
+        ["mv", image, f"{POOL}/renamed"],
+    ):
+        done = rbdfs(*command)
+        assert done.returncode == 0, done.stderr
+    image = f"{POOL}/renamed"
+    cluster.rbd("export", f"{image}@t", str(back))
+    assert back.read_bytes() == source.read_bytes()
+    facts = json.loads(cluster.rbd("info", image, "--format", "json"))
+    assert (facts["size"], facts["snapshot_count"], facts["flags"]) == (100 << 20, 1, [])
+    assert cluster.rbd("image-meta", "get", image, "k") == "v\n"
+    cluster.rbd("object-map", "check", image)
+    cluster.rbd("snap", "unprotect", f"{image}@t")
+    assert rbdfs("snap", "purge", image).returncode == 0
+    assert rbdfs("rm", image).returncode == 0
+    assert "renamed" not in cluster.rbd("ls", POOL)
+
+
+def test_image_of_theirs_is_an_image_of_ours(cluster: CephCluster, rbdfs: Rbdfs, tmp_path: Path) -> None:
+    cluster.rbd("export", f"{POOL}/vm", str(tmp_path / "theirs"))
+    assert rbdfs("export", f"{POOL}/vm", str(tmp_path / "ours")).returncode == 0
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_wrong_key_and_missing_conf_are_said(cluster: CephCluster, rbdfs: Rbdfs, tmp_path: Path) -> None:
+    keyring = tmp_path / "keyring"
+    other = next(line for line in cluster.keyring.read_text().splitlines() if "key =" in line)
+    keyring.write_text(f"[client.stranger]\n{other}\n")
+    refused = rbdfs("--id", "stranger", "-k", str(keyring), "ls", POOL)
+    assert refused.returncode == 13
+    assert "client.stranger" in refused.stderr
+    missing = rbdfs("-c", str(tmp_path / "none.conf"), "ls", POOL)
+    assert missing.returncode == 22
+    assert str(tmp_path / "none.conf") in missing.stderr
