@@ -30,6 +30,7 @@ _WRAPPER_VERSION = 8
 _CLIENT_VERSION = 10
 _CLIENT_INCREMENT_VERSION = 9
 _OSD_VERSION = 12
+_LUMINOUS = 12
 _PG = struct.Struct("<BQIi")
 
 K = TypeVar("K")
@@ -188,6 +189,8 @@ class OSDMap:
         new = replace(self, epoch=inc.epoch, placements={})
         if inc.new_flags is not None:
             new.flags = inc.new_flags
+        if inc.new_require_osd_release is not None and inc.new_require_osd_release >= _LUMINOUS:
+            new.flags |= MapFlag.RECOVERY_DELETES
         new.pools = _merged(self.pools, inc.new_pools, inc.old_pools)
         new.pool_names = _merged(self.pool_names, inc.new_pool_names, inc.old_pools)
         new.new_removed_snaps, new.new_purged_snaps = inc.new_removed_snaps, inc.new_purged_snaps
@@ -312,6 +315,7 @@ class Incremental:
     old_blocklist: frozenset[EntityAddr] = frozenset()
     new_range_blocklist: frozenset[EntityAddr] = frozenset()
     old_range_blocklist: frozenset[EntityAddr] = frozenset()
+    new_require_osd_release: int | None = None  # 12 is Luminous
 
     @classmethod
     def from_bytes(cls, data: Buffer) -> "Incremental":
@@ -373,14 +377,18 @@ class Incremental:
         cursor.skip(8 * cursor.count())  # new_lost
         self.new_blocklist = frozenset(_decode_blocklist(cursor))
         self.old_blocklist = frozenset(blocklist_key(EntityAddr.decode(cursor)) for _ in range(cursor.count()))
-        if version < 11:
-            return
+        if version < 6:
+            return  # before Luminous
         _skip_addresses(cursor, has_key=True)  # new_up_cluster
         cursor.blob()  # cluster_snapshot
         cursor.skip(20 * cursor.count())  # new_uuid
         _skip_structures(cursor, has_key=True)  # new_xinfo
         _skip_addresses(cursor, has_key=True)  # new_hb_front_up
-        cursor.skip(8 + 3 * 4 + 2)  # encode_features, ratios, releases
+        cursor.skip(8 + 3 * 4 + 1)  # encode_features, ratios, new_require_min_compat_client
+        release = cursor.u8()
+        self.new_require_osd_release = None if release == 0xFF else release
+        if version < 11:
+            return  # no ranges
         cursor.skip(8 * cursor.count())  # new_crush_node_flags
         cursor.skip(8 * cursor.count())  # new_device_class_flags
         cursor.skip(1 + 4 * 4 + 1)  # stretch mode

@@ -209,7 +209,8 @@ def _choose_primary(osdmap: OSDMap, pool: Pool, seed: int, up: list[int]) -> tup
             primary = osd
             break
     if primary != NO_OSD and not pool.is_erasure:
-        up = [primary, *(osd for osd in up if osd != primary)]
+        place = up.index(primary)
+        up = [primary, *up[:place], *up[place + 1 :]]
     return up, primary
 
 
