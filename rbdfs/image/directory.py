@@ -1,20 +1,46 @@
-"""The images of a pool and namespace: list, create, rename, remove."""
+"""The images of a pool and namespace: list, create, rename, remove.
 
-from rbdfs.image.features import DEFAULT_FEATURES
+An image is found by name through `rbd_id.<name>`, and listed by `rbd_directory`. Whatever is interrupted here leaves at
+worst an object that nothing names, or an id object whose name is not listed; never a listed image without a header.
+How an image is emptied before its name goes is in `removal.py`.
+"""
+
+import secrets
+from contextlib import suppress
+
+from rbdfs.cls import directory, object_map, rbd
+from rbdfs.cls.notify import HeaderUpdate
+from rbdfs.cls.query import ask, change
+from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, DirectoryState
+from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, TooLarge
+from rbdfs.image.features import DEFAULT_FEATURES, Feature, check_creatable
+from rbdfs.image.lookup import exists, lookup, where
+from rbdfs.image.names import data_prefix, header_object, id_object, object_map_object, old_header_object
 from rbdfs.image.progress import OnProgress, quiet
+from rbdfs.image.removal import remove_image
+from rbdfs.image.spec import check_image_name
+from rbdfs.image.striping import Striping
+from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
+from rbdfs.rados.ops import Create
 
 DEFAULT_ORDER = 22
+_MIN_ORDER, _MAX_ORDER = 12, 25
+_PAGE = 1024
+_ID_LENGTH = 14  # RBD_MAX_IMAGE_ID_LENGTH
 
 
 async def list_images(ioctx: IoCtx) -> dict[str, str]:
-    """Image name -> image id, sorted by name."""
-    raise NotImplementedError
-
-
-async def lookup(ioctx: IoCtx, name: str) -> str:
-    """The id of an image; NotFound."""
-    raise NotImplementedError
+    """Image name -> image id, sorted by name; images in the trash are not among them."""
+    images: dict[str, str] = {}
+    page: dict[str, str] = {}
+    with suppress(NotFound):
+        while not images or len(page) == _PAGE:
+            page = await ask(ioctx, directory.DIRECTORY, directory.list_images(next(reversed(images), ""), _PAGE))
+            images |= page
+            if not page:
+                break
+    return dict(sorted(images.items()))
 
 
 async def create(
@@ -29,29 +55,143 @@ async def create(
     data_pool: str = "",
 ) -> str:
     """Make an image; gives its id. Exists where the name is taken."""
-    raise NotImplementedError
+    check_image_name(name)
+    if not _MIN_ORDER <= order <= _MAX_ORDER:
+        raise InvalidArgument(f"object order {order} is not between {_MIN_ORDER} and {_MAX_ORDER}")
+    if size < 0:
+        raise InvalidArgument(f"size {size}")
+    striping = Striping.of(order, stripe_unit, stripe_count)
+    features &= ~Feature.DATA_POOL
+    if not striping.is_simple or striping.stripe_unit != striping.object_size:
+        features |= Feature.STRIPINGV2
+    else:
+        features &= ~Feature.STRIPINGV2
+    data_pool_id = -1
+    if data_pool and data_pool != ioctx.pool_name:
+        data_pool_id = (await ioctx.cluster.open_pool(data_pool)).pool_id
+        features |= Feature.DATA_POOL
+    check_creatable(features)
+    count = striping.object_count(size)
+    if features & Feature.OBJECT_MAP and count > MAX_OBJECT_MAP_COUNT:
+        raise TooLarge(f"{count} objects are more than an object map can hold: choose larger objects")
+    if await exists(ioctx, id_object(name)) or await exists(ioctx, old_header_object(name)):
+        raise Exists(f"{where(ioctx, name)}: the image exists")
+
+    image_id = _new_id(ioctx)
+    prefix = data_prefix(image_id, ioctx.pool_id if data_pool_id >= 0 else None)
+    steps = [rbd.create(size, order, features, prefix, data_pool_id)]
+    if features & Feature.STRIPINGV2:
+        steps.append(rbd.set_stripe_unit_count(striping.stripe_unit, striping.stripe_count))
+    try:
+        if features & Feature.OBJECT_MAP:
+            await change(ioctx, object_map_object(image_id), object_map.resize(count))
+        await change(ioctx, header_object(image_id), *steps)
+        await _give_name(ioctx, name, image_id)
+    except BaseException:
+        await _drop_nameless(ioctx, image_id)
+        raise
+    return image_id
+
+
+async def _give_name(ioctx: IoCtx, name: str, image_id: str) -> None:
+    try:
+        await change(ioctx, id_object(name), Create(exclusive=True), directory.set_id(image_id))
+    except Exists as err:
+        raise Exists(f"{where(ioctx, name)}: the image exists") from err
+    steps = [directory.add_image(name, image_id)]
+    if ioctx.namespace:  # librbd: CreateRequest::add_image_to_directory
+        steps.insert(0, directory.assert_state(DirectoryState.READY))
+    try:
+        await change(ioctx, directory.DIRECTORY, *steps)
+    except BaseException as err:
+        await calls.remove(ioctx, id_object(name), missing_ok=True)
+        if isinstance(err, NotFound):
+            raise NotFound(f"{ioctx.pool_name}/{ioctx.namespace}: no such namespace") from err
+        raise
+
+
+async def _drop_nameless(ioctx: IoCtx, image_id: str) -> None:
+    for name in (object_map_object(image_id), header_object(image_id)):
+        await calls.remove(ioctx, name, missing_ok=True)
 
 
 async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
     """Give an image another name: NotFound, or Exists where that one is taken."""
-    raise NotImplementedError
+    check_image_name(new_name)
+    image_id = await lookup(ioctx, name)
+    if await exists(ioctx, old_header_object(new_name)):
+        raise Exists(f"{where(ioctx, new_name)}: the image exists")
+    try:
+        await change(ioctx, id_object(new_name), Create(exclusive=True), directory.set_id(image_id))
+    except Exists as err:
+        # Left by a rename to the same name that was interrupted: the directory knows.
+        if name == new_name or await ask(ioctx, id_object(new_name), directory.get_id()) != image_id:
+            raise Exists(f"{where(ioctx, new_name)}: the image exists") from err
+    try:
+        await change(ioctx, directory.DIRECTORY, directory.rename_image(name, new_name, image_id))
+    except BaseException:
+        await calls.remove(ioctx, id_object(new_name), missing_ok=True)
+        raise
+    await calls.remove(ioctx, id_object(name), missing_ok=True)
+    await _tell(ioctx, image_id)
+
+
+async def _tell(ioctx: IoCtx, image_id: str) -> None:
+    """Whoever has the image open looks at it again."""
+    with suppress(NotFound):  # a damaged image may be renamed, too
+        await ioctx.notify(header_object(image_id), HeaderUpdate().to_bytes())
 
 
 async def remove(ioctx: IoCtx, name: str, *, on_progress: OnProgress = quiet) -> None:
     """Remove an image: NotEmpty where it has snapshots, Busy where another client has it open."""
-    raise NotImplementedError
+    await remove_image(ioctx, name, await lookup(ioctx, name), on_progress)
 
 
 async def list_namespaces(ioctx: IoCtx) -> list[str]:
     """The namespaces of a pool, sorted."""
-    raise NotImplementedError
+    names: list[str] = []
+    page: list[str] = []
+    root = ioctx.with_namespace("")
+    with suppress(NotFound):
+        while not names or len(page) == _PAGE:
+            query = directory.list_namespaces(names[-1] if names else "", _PAGE)
+            page = await ask(root, directory.NAMESPACES, query)
+            names += page
+            if not page:
+                break
+    return sorted(names)
 
 
 async def create_namespace(ioctx: IoCtx, name: str) -> None:
     """Make a namespace; Exists."""
-    raise NotImplementedError
+    check_image_name(name)
+    try:
+        await change(ioctx.with_namespace(""), directory.NAMESPACES, directory.add_namespace(name))
+    except Exists as err:
+        raise Exists(f"{ioctx.pool_name}/{name}: the namespace exists") from err
+    inside = ioctx.with_namespace(name)
+    await change(inside, directory.DIRECTORY, directory.set_state(DirectoryState.READY))
 
 
 async def remove_namespace(ioctx: IoCtx, name: str) -> None:
-    """Remove a namespace; Busy where it holds images."""
-    raise NotImplementedError
+    """Remove a namespace: NotFound, or Busy where it holds images."""
+    root, inside = ioctx.with_namespace(""), ioctx.with_namespace(name)
+    where = f"{ioctx.pool_name}/{name}"
+    if name not in await list_namespaces(ioctx):
+        raise NotFound(f"{where}: no such namespace")
+    try:
+        await change(inside, directory.DIRECTORY, directory.set_state(DirectoryState.ADD_DISABLED))
+    except Busy as err:
+        raise Busy(f"{where}: the namespace holds images") from err
+    with suppress(NotFound):
+        if await ask(inside, directory.TRASH, directory.list_trash()):
+            await change(inside, directory.DIRECTORY, directory.set_state(DirectoryState.READY))
+            raise Busy(f"{where}: the namespace has images in its trash")
+    for leftover in (directory.TRASH, directory.CHILDREN, directory.DIRECTORY):
+        await calls.remove(inside, leftover, missing_ok=True)
+    await change(root, directory.NAMESPACES, directory.remove_namespace(name))
+
+
+def _new_id(ioctx: IoCtx) -> str:
+    """A new image id, as librbd makes them: this client's number, and chance."""
+    return f"{ioctx.cluster.instance_id:x}{secrets.randbits(32):x}"[-_ID_LENGTH:]

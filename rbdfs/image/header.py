@@ -5,10 +5,19 @@ stand in groups by how they change: fixed for life, changed by operations, chang
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from rbdfs.cls import lock, rbd
+from rbdfs.cls.query import Query, ask_all
+from rbdfs.cls.rbd_types import NO_SNAP, Feature, ParentImageSpec, Protection, SnapKind, SnapshotInfo
+from rbdfs.errors import Corrupt, InvalidArgument, NotFound
+from rbdfs.image.names import header_object
 from rbdfs.image.striping import Striping
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import NO_SNAPS, SnapContext, SnapId
+
+_ATTEMPTS = 10  # while somebody removes snapshots between our two reads
+_MAX_ORDER = 25  # RBD_MAX_OBJ_ORDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,7 @@ class SnapInfo:
     flags: int = 0
     parent: Parent | None = None
     child_count: int = 0  # clones that hold it without protection (clone format 2)
-    namespace_kind: str = "user"  # others, which are not shown: group, trash, mirror
+    kind: int = SnapKind.USER  # snapshots of other kinds are not shown
 
 
 @dataclass(slots=True)
@@ -107,4 +116,122 @@ class Header:
 
 async def read_header(ioctx: IoCtx, image_id: str) -> Header:
     """Read an image's metadata, without watching it: NotFound, or Corrupt where it makes no sense."""
-    raise NotImplementedError
+    name = header_object(image_id)
+    for _ in range(_ATTEMPTS):
+        header = await _read_head(ioctx, image_id)
+        try:
+            await _read_rest(ioctx, header)
+        except NotFound:
+            continue  # a snapshot went away meanwhile: begin again
+        return header
+    raise Corrupt(f"{name}: its snapshot context names snapshots that it does not have")
+
+
+async def _read_head(ioctx: IoCtx, image_id: str) -> Header:
+    """All that every header has, in one op."""
+    name = header_object(image_id)
+    try:
+        (
+            size,
+            features,
+            op_features,
+            flags,
+            prefix,
+            data_pool,
+            snapc,
+            created,
+            accessed,
+            modified,
+            lock_info,
+        ) = await ask_all(
+            ioctx,
+            name,
+            rbd.get_size(),
+            rbd.get_features(read_only=True),
+            rbd.get_op_features(),
+            rbd.get_flags(),
+            rbd.get_object_prefix(),
+            rbd.get_data_pool(),
+            rbd.get_snapcontext(),
+            rbd.get_create_timestamp(),
+            rbd.get_access_timestamp(),
+            rbd.get_modify_timestamp(),
+            lock.get_info(lock.RBD_LOCK),
+        )
+    except NotFound as err:
+        raise NotFound(f"{name}: no such image") from err
+    if size.order > _MAX_ORDER:
+        raise Corrupt(f"{name}: object order {size.order}")
+    return Header(
+        image_id=image_id,
+        object_prefix=prefix,
+        striping=Striping.of(size.order),
+        data_pool_id=data_pool if data_pool >= 0 else None,
+        create_timestamp=created.ns,
+        size=size.size,
+        features=features.features,
+        incompatible=features.incompatible,
+        op_features=op_features,
+        flags=flags,
+        snapc=snapc,
+        access_timestamp=accessed.ns,
+        modify_timestamp=modified.ns,
+        lockers=[
+            Locker(str(locker.entity), locker.cookie, str(info.address), lock_info.tag)
+            for locker, info in lock_info.lockers.items()
+        ],
+    )
+
+
+async def _read_rest(ioctx: IoCtx, header: Header) -> None:
+    """What only some headers have, in one op: striping, a parent, snapshots."""
+    name = header_object(header.image_id)
+    queries: list[Query[Any]] = []
+    is_striped = bool(header.features & Feature.STRIPINGV2)
+    may_have_parent = bool(header.features & Feature.LAYERING)
+    if is_striped:
+        queries.append(rbd.get_stripe_unit_count())
+    if may_have_parent:
+        queries += [rbd.get_parent(), rbd.get_parent_overlap()]
+    for snap_id in reversed(header.snapc.snaps):
+        queries += [rbd.get_snapshot(snap_id), rbd.get_protection_status(snap_id), rbd.get_flags(snap_id)]
+        if may_have_parent:
+            queries.append(rbd.get_parent_overlap(snap_id))
+    if not queries:
+        return
+    answers = iter(await ask_all(ioctx, name, *queries))
+    if is_striped:
+        unit, count = next(answers)
+        try:
+            header.striping = Striping.of(header.order, unit, count)
+        except InvalidArgument as err:
+            raise Corrupt(f"{name}: {err}") from err
+    parent = ParentImageSpec()
+    if may_have_parent:
+        parent = next(answers)
+        header.parent = _parent(parent, next(answers))
+    for _ in header.snapc.snaps:
+        info, protection, flags = next(answers), next(answers), next(answers)
+        overlap = next(answers) if may_have_parent else None
+        snap = _snap_info(info, protection, flags, _parent(parent, overlap))
+        (header.snaps if snap.kind == SnapKind.USER else header.hidden_snaps).append(snap)
+
+
+def _parent(spec: ParentImageSpec, overlap: int | None) -> Parent | None:
+    if overlap is None or spec.pool_id < 0 or spec.snap_id == NO_SNAP:
+        return None
+    return Parent(spec.pool_id, spec.pool_namespace, spec.image_id, SnapId(spec.snap_id), overlap)
+
+
+def _snap_info(info: SnapshotInfo, protection: int, flags: int, parent: Parent | None) -> SnapInfo:
+    return SnapInfo(
+        id=SnapId(info.id),
+        name=info.name,
+        size=info.image_size,
+        timestamp=info.timestamp.ns,
+        is_protected=protection != Protection.UNPROTECTED,
+        flags=flags,
+        parent=parent,
+        child_count=info.child_count,
+        kind=info.namespace.kind,
+    )

@@ -1,20 +1,35 @@
 """An open image: read, write, discard, flush, resize."""
 
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from rbdfs.errors import RbdfsError
-from rbdfs.image.changes import ImageChange, OnChange
-from rbdfs.image.header import Header, Locker, SnapInfo
+import trio
+
+from rbdfs.cls import notify
+from rbdfs.errors import InvalidArgument, NotFound, NotSupported, PermissionDenied, RbdfsError
+from rbdfs.image import allocation, copying, metadata, resizing, zeroing
+from rbdfs.image.changes import ImageChange
+from rbdfs.image.core import ImageCore
+from rbdfs.image.fanout import OnRead, OnWrite
+from rbdfs.image.features import check_readable
+from rbdfs.image.header import Header, Locker, SnapInfo, read_header
+from rbdfs.image.lookup import lookup
 from rbdfs.image.progress import OnProgress, quiet
+from rbdfs.image.requests import Requests
+from rbdfs.image.timestamps import Timestamps
+from rbdfs.image.watcher import Answer
+from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
-from rbdfs.rados.ops import Buffer, SnapId, Watcher
+from rbdfs.rados.ops import Buffer, PoolId, SnapId, Watcher
 
 __all__ = ["Image", "ImageChange", "ImageStatus", "OnRead", "OnWrite", "open_image"]
 
-OnRead = Callable[[list[Buffer] | RbdfsError], None]
-OnWrite = Callable[[RbdfsError | None], None]
+_CLOSE_SECONDS = 30.0
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -26,105 +41,206 @@ class ImageStatus:
     is_lock_owner: bool
 
 
-class Image:
+class Image(ImageCore):
     """An image, or one of its snapshots, open."""
 
-    ioctx: IoCtx
-    name: str
-    image_id: str
-    header: Header
-    snap: SnapInfo | None
-    is_read_only: bool
+    def __init__(
+        self,
+        ioctx: IoCtx,
+        data: IoCtx,
+        name: str,
+        header: Header,
+        snap: SnapInfo | None,
+        nursery: trio.Nursery,
+        *,
+        read_only: bool,
+    ) -> None:
+        super().__init__(ioctx, data, name, header, snap, nursery, read_only=read_only)
+        self.requests = Requests(self)
+        self.timestamps = Timestamps(self)
 
-    @property
-    def size(self) -> int:
-        """Bytes; of the snapshot where one is open."""
-        raise NotImplementedError
-
-    @property
-    def object_size(self) -> int:
-        """Bytes of a data object."""
-        raise NotImplementedError
+    # Data: the hot path.
 
     def submit_read(self, offset: int, length: int, on_complete: OnRead) -> None:
-        """Read; the callback gets buffers of together min(length, size - offset) bytes, or an error."""
-        raise NotImplementedError
+        """Read; the callback gets buffers of together min(length, size - offset) bytes, or an error.
+
+        It may be called before this returns; it must neither raise nor block.
+        """
+        if self.timestamps.access_is_due:
+            self.timestamps.note_access()
+        self.path.submit_read(offset, length, on_complete)
 
     def submit_write(self, offset: int, data: Buffer, on_complete: OnWrite) -> None:
         """Write; `data` must stay unchanged until the callback. Past the end, the image grows first."""
-        raise NotImplementedError
+        if self.timestamps.modify_is_due:
+            self.timestamps.note_modify()
+        self.path.submit_write(offset, data, on_complete)
 
     def submit_flush(self, on_complete: OnWrite) -> None:
         """Make durable what was written before."""
-        raise NotImplementedError
+        self.path.submit_flush(on_complete)
 
     async def read(self, offset: int, length: int) -> bytes:
         """Read, awaited."""
-        raise NotImplementedError
+        if offset < 0 or length < 0:
+            raise InvalidArgument(f"{self.what}: {length} bytes at {offset}")
+        completion: _Completion[list[Buffer] | RbdfsError] = _Completion()
+        self.submit_read(offset, length, completion)
+        result = await completion.wait()
+        if isinstance(result, RbdfsError):
+            raise result
+        return b"".join(result)
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Write, awaited."""
-        raise NotImplementedError
+        if offset < 0:
+            raise InvalidArgument(f"{self.what}: write at {offset}")
+        completion: _Completion[RbdfsError | None] = _Completion()
+        self.submit_write(offset, data, completion)
+        error = await completion.wait()
+        if error is not None:
+            raise error
 
     async def flush(self) -> None:
         """Make durable what was written before."""
-        raise NotImplementedError
+        await self.path.flush()
+
+    # Data: compound.
 
     async def write_zeroes(self, offset: int, length: int) -> None:
         """Zero exactly these bytes, and free what can be freed; clipped at the size."""
-        raise NotImplementedError
+        self.timestamps.note_modify()
+        await zeroing.write_zeroes(self, offset, length)
 
     async def discard(self, offset: int, length: int) -> None:
-        """Free what can be freed cheaply; what is not freed keeps its bytes."""
-        raise NotImplementedError
+        """Free what can be freed in whole units; what is not freed keeps its bytes."""
+        self.timestamps.note_modify()
+        await zeroing.discard(self, offset, length)
 
     async def resize(self, size: int, *, allow_shrink: bool = True, on_progress: OnProgress = quiet) -> None:
         """Change the size, to the byte."""
-        raise NotImplementedError
+        if size == self.size and not self.is_read_only:
+            return
+        await self.requests.carry_out(
+            lambda request: notify.Resize(size, request, allow_shrink),
+            lambda progress: resizing.resize(self, size, allow_shrink=allow_shrink, on_progress=progress),
+            on_progress,
+        )
 
     async def copy_range(self, source: "Image", source_offset: int, offset: int, length: int) -> int:
-        """Copy bytes of an image, sharing them where the store can; gives how many."""
-        raise NotImplementedError
+        """Copy bytes of an image, sharing them where the store can; gives how many: fewer where the source ends."""
+        length = min(length, source.size - source_offset)
+        if length <= 0:
+            return 0
+        copying.check_overlap(self, source, source_offset, offset, length)
+        await self._reach(offset + length)
+        self.timestamps.note_modify()
+        await source.flush()
+        shift = offset - source_offset
+        for start, size, is_data in await copying.pieces(source, source_offset, length):
+            if not is_data:
+                await self.write_zeroes(start + shift, size)
+            elif copying.can_share(self, source):
+                for piece, piece_size in copying.chunks(start, size):
+                    await copying.clone_extent(self, source, piece, piece + shift, piece_size)
+            else:
+                for piece, piece_size in copying.chunks(start, size):
+                    await self.write(piece + shift, await source.read(piece, piece_size))
+        return length
+
+    async def _reach(self, size: int) -> None:
+        """Make the image at least that large, as the owner of its lock."""
+        async with self.path.writing():
+            pass
+        if size > self.size:
+            await self._grow(size)
+
+    async def _grow(self, size: int) -> None:
+        async with self.maintenance:
+            await self.prepare_writes()
+            if size > self.size:
+                await resizing.grow(self, size)
+                self.announce_soon()
+
+    # Where the data is.
 
     async def seek_data(self, offset: int) -> int | None:
         """Where data begins, at or after an offset; None where there is none."""
-        raise NotImplementedError
+        return await allocation.seek_data(self, offset)
 
     async def seek_hole(self, offset: int) -> int:
         """Where a hole begins, at or after an offset; the end counts as one."""
-        raise NotImplementedError
+        return await allocation.seek_hole(self, offset)
 
     async def data_extents(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """Where data is, in order, neighbours joined."""
-        raise NotImplementedError
+        """Where data is, in order, neighbours joined; as exact as the store tells."""
+        return await allocation.data_extents(self, offset, length)
 
     async def allocated_bytes(self) -> int:
         """Bytes that the image, or the snapshot, occupies."""
-        raise NotImplementedError
+        return await allocation.allocated_bytes(self)
 
-    def subscribe(self, callback: OnChange) -> Callable[[], None]:
-        """Hear of changes; call the result to stop."""
-        raise NotImplementedError
+    # Metadata and state.
 
     async def metadata_list(self) -> dict[str, str]:
         """All key-value pairs that users attached."""
-        raise NotImplementedError
+        return await metadata.list_pairs(self)
 
     async def metadata_get(self, key: str) -> str:
         """One value; NotFound."""
-        raise NotImplementedError
+        return await metadata.get(self, key)
 
     async def metadata_set(self, key: str, value: str) -> None:
         """Attach a pair."""
-        raise NotImplementedError
+        await self.requests.carry_out(
+            lambda request: notify.MetadataUpdate(key, value, request), lambda _: metadata.update(self, key, value)
+        )
 
     async def metadata_remove(self, key: str) -> None:
         """Remove a pair; NotFound."""
-        raise NotImplementedError
+        await self.metadata_get(key)
+        await self.requests.carry_out(
+            lambda request: notify.MetadataUpdate(key, None, request), lambda _: metadata.update(self, key, None)
+        )
 
     async def status(self) -> ImageStatus:
         """Who watches, and who holds the lock."""
-        raise NotImplementedError
+        watchers = await calls.list_watchers(self.ioctx, self.header_name)
+        header = await read_header(self.ioctx, self.image_id)
+        return ImageStatus(watchers, header.lockers, self.lock is not None and self.lock.is_owner)
+
+    # From open to close.
+
+    def on_async_news(self, message: notify.AsyncProgress | notify.AsyncComplete) -> None:
+        """News of a request that we made to the lock owner, or another client did."""
+        self.requests.on_news(message)
+
+    def on_request(self, message: notify.Message, answer: Answer) -> None:
+        """Another client asks us, who own the lock, for something."""
+        self.requests.on_request(message, answer)
+
+    async def open(self) -> None:
+        """Begin to watch, where we are allowed to; from here on the header is kept current."""
+        try:
+            await self.watcher.open()
+        except PermissionDenied:
+            if not self.is_read_only:
+                raise
+            return  # may not even watch: what is read stays as it was when opened
+        await self.refresh()  # what changed before the watch stood
+
+    async def close(self) -> None:
+        """Wait for what is under way, make it durable, give up the lock and the watch."""
+        try:
+            await self.path.close()
+            if not self.is_read_only and not self.is_removed:
+                await self.path.flush()
+        finally:
+            try:
+                if self.lock is not None and self.lock.is_owner:
+                    await self.lock.release()
+            finally:
+                await self.watcher.close()
 
 
 @asynccontextmanager
@@ -137,5 +253,77 @@ async def open_image(
     snap_id: SnapId | None = None,
     read_only: bool = False,
 ) -> AsyncIterator[Image]:
-    """Open an image, by name or id, or a snapshot of it, by name or id."""
-    yield Image()
+    """Open an image, by name or id, or a snapshot of it, by name or id.
+
+    Leaving the block waits for what is under way, flushes, and gives up the lock and the watch; errors of that are
+    raised. NotFound, Corrupt, or NotSupported naming the feature that we cannot read.
+    """
+    if not image_id:
+        image_id = await lookup(ioctx, name)
+    header = await read_header(ioctx, image_id)
+    what = f"{ioctx.pool_name}/{name or image_id}"
+    check_readable(header.features, header.incompatible, what)
+    snap = _find_snap(header, snap_name, snap_id, what)
+    if (snap.parent if snap is not None else header.parent) is not None:
+        raise NotSupported(f"{what}: reading clones (feature layering) is not supported")
+    data = ioctx
+    if header.data_pool_id is not None:
+        data = await ioctx.cluster.open_pool(PoolId(header.data_pool_id), ioctx.namespace)
+    async with _background() as nursery:
+        image = Image(ioctx, data, name, header, snap, nursery, read_only=read_only or snap is not None)
+        await image.open()
+        try:
+            yield image
+        finally:
+            with trio.CancelScope(shield=True, deadline=_close_deadline()):
+                await image.close()
+            nursery.cancel_scope.cancel()
+
+
+def _close_deadline() -> float:
+    """However slow the store is, a cancelled program ends: what was not flushed by then was never promised."""
+    return trio.current_time() + _CLOSE_SECONDS if trio.current_effective_deadline() == -math.inf else math.inf
+
+
+def _find_snap(header: Header, snap_name: str, snap_id: SnapId | None, what: str) -> SnapInfo | None:
+    if snap_id is not None:
+        snap = header.snap_by_id(snap_id)
+    elif snap_name:
+        snap = header.snap_by_name(snap_name)
+    else:
+        return None
+    if snap is None:
+        raise NotFound(f"{what}@{snap_name or snap_id}: no such snapshot")
+    return snap
+
+
+@asynccontextmanager
+async def _background() -> AsyncIterator[trio.Nursery]:
+    """A nursery for tasks that handle their errors; what the block raises comes out as it is, in no group."""
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise
+
+
+class _Completion(Generic[T]):
+    """A callback whose argument can be awaited."""
+
+    def __init__(self) -> None:
+        self._results: list[T] = []
+        self._done: trio.Event | None = None
+
+    def __call__(self, result: T) -> None:
+        self._results.append(result)
+        if self._done is not None:
+            self._done.set()
+
+    async def wait(self) -> T:
+        """What the callback was called with."""
+        if not self._results:
+            self._done = trio.Event()
+            await self._done.wait()
+        return self._results[0]

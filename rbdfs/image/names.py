@@ -1,27 +1,20 @@
 """The names of the objects of an image (Ceph, `include/rbd_types.h`)."""
 
+from rbdfs.cls.directory import id_object
+from rbdfs.cls.rbd import header_object
 from rbdfs.rados.ops import HEAD, SnapId
 
-DIRECTORY = "rbd_directory"  # omap: name_<name> -> image id, id_<image id> -> name
-CHILDREN = "rbd_children"  # omap: parent -> ids of its clones
-TRASH = "rbd_trash"
-NAMESPACES = "rbd_namespace"
-INFO = "rbd_info"
+__all__ = ["data_object", "data_prefix", "header_object", "id_object", "object_map_object", "old_header_object"]
 
 
-def id_object(name: str) -> str:
-    """Holds the image id of a name."""
-    return f"rbd_id.{name}"
+def old_header_object(name: str) -> str:
+    """The header of an image of format 1."""
+    return f"{name}.rbd"
 
 
-def header_object(image_id: str) -> str:
-    """Holds the image's metadata."""
-    return f"rbd_header.{image_id}"
-
-
-def data_prefix(image_id: str, pool_id: int | None = None) -> str:
-    """What the names of data objects begin with; `pool_id` is the image's pool where the data is in another one."""
-    return f"rbd_data.{image_id}" if pool_id is None else f"rbd_data.{pool_id}.{image_id}"
+def data_prefix(image_id: str, home_pool_id: int | None = None) -> str:
+    """What the names of data objects begin with; `home_pool_id` is the image's pool where its data is in another."""
+    return f"rbd_data.{image_id}" if home_pool_id is None else f"rbd_data.{home_pool_id}.{image_id}"
 
 
 def data_object(prefix: str, number: int) -> str:

@@ -1,0 +1,386 @@
+"""What an open image is, before anything is done with it: its header kept current, its lock, its way to the data.
+
+Three locks, always taken in this order: `maintenance` (one compound operation on the image at a time, and no hand-over
+of the exclusive lock meanwhile), the exclusive lock's own transitions, `header_lock` (whoever changes the header, or
+reads it to believe it, so that an old picture never overwrites a newer one).
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import trio
+
+from rbdfs.cls import rbd
+from rbdfs.cls.directory import DIRECTORY, get_image_name
+from rbdfs.cls.notify import (
+    AcquiredLock,
+    AsyncComplete,
+    AsyncProgress,
+    HeaderUpdate,
+    Message,
+    Quiesce,
+    ReleasedLock,
+    RequestLock,
+    Response,
+    Unknown,
+    Unquiesce,
+)
+from rbdfs.cls.query import ask, change
+from rbdfs.errors import Blocklisted, NotFound, NotSupported, RbdfsError, ReadOnly
+from rbdfs.image.changes import ImageChange, OnChange
+from rbdfs.image.data_path import DataPath
+from rbdfs.image.exclusive_lock import ExclusiveLock
+from rbdfs.image.features import Feature, ImageFlag, forbids_writing
+from rbdfs.image.header import Header, SnapInfo, read_header
+from rbdfs.image.names import header_object
+from rbdfs.image.object_map import ObjectMap
+from rbdfs.image.watcher import Answer, Watcher
+from rbdfs.rados.api import IoCtx, NotifyEvent
+from rbdfs.rados.ops import HEAD, Call, SnapId, WriteStep
+
+_NOT_SUPPORTED = -NotSupported.errno
+
+
+class ImageCore:
+    """An image, or one of its snapshots, open."""
+
+    def __init__(
+        self,
+        ioctx: IoCtx,
+        data: IoCtx,
+        name: str,
+        header: Header,
+        snap: SnapInfo | None,
+        nursery: trio.Nursery,
+        *,
+        read_only: bool,
+    ) -> None:
+        # fixed for life
+        self.ioctx = ioctx
+        self.image_id = header.image_id
+        self.header_name = header_object(header.image_id)
+        self.nursery = nursery
+        self.maintenance = trio.Lock()
+        self.header_lock = trio.Lock()
+        self.watcher = Watcher(ioctx, self.header_name, nursery, self._on_message, self._on_rewatch)
+        self.path = DataPath(
+            data,
+            header.object_prefix,
+            header.striping,
+            nursery,
+            snap_id=snap.id if snap else HEAD,
+            prepare=self.prepare_writes,
+            grow=self._grow,
+        )
+        # refreshed
+        self.name = name
+        self.header = header
+        self.snap = snap
+        self.is_read_only = read_only
+        self.is_removed = False
+        self.lock: ExclusiveLock | None = None
+        self._refresh_wanted = False
+        self._is_refreshing = False
+        self._own_updates = 0  # header updates that we announced and have not heard yet
+        self._is_announcing = False
+        self._subscribers: list[OnChange] = []
+        self._failure: RbdfsError | None = None
+        self._apply(header)
+
+    @property
+    def what(self) -> str:
+        """The image, for messages."""
+        return f"{self.ioctx.pool_name}/{self.name or self.image_id}"
+
+    @property
+    def size(self) -> int:
+        """Bytes; of the snapshot where one is open."""
+        return self.path.size
+
+    @property
+    def object_size(self) -> int:
+        """Bytes of a data object."""
+        return self.header.object_size
+
+    @property
+    def object_map(self) -> ObjectMap | None:
+        """The object map, while we own the exclusive lock of an image that has one."""
+        return self.path.object_map
+
+    def subscribe(self, callback: OnChange) -> Callable[[], None]:
+        """Hear of changes, by this client or any other; call the result to stop."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    def changed(self, change: ImageChange) -> None:
+        """Tell the subscribers."""
+        for callback in list(self._subscribers):
+            callback(change)
+
+    # The header.
+
+    async def refresh(self) -> None:
+        """Read the header again, and believe it."""
+        async with self.header_lock:
+            await self.refresh_locked()
+
+    async def refresh_locked(self) -> None:
+        """The same for who holds `header_lock`."""
+        self._refresh_wanted = False
+        try:
+            self._apply(await read_header(self.ioctx, self.image_id))
+        except NotFound:
+            self._gone()
+            raise
+        except BaseException:
+            self._refresh_wanted = True
+            raise
+
+    def _apply(self, header: Header) -> ImageChange:
+        old, self.header = self.header, header
+        change = ImageChange(0)
+        if self.snap is None:
+            size = header.size
+        else:
+            self.snap = header.snap_by_id(self.snap.id) or self.snap
+            size = self.snap.size
+        if size != self.path.size:
+            self.path.size = size
+            change |= ImageChange.SIZE
+        self.path.snapc = header.snapc
+        if header.all_snaps != old.all_snaps:
+            change |= ImageChange.SNAPSHOTS
+        if forbids_writing(header.features) or header.parent is not None:
+            self.is_read_only = True
+            self.path.shut()
+        self._apply_lock_feature(header)
+        if header.flags & ImageFlag.OBJECT_MAP_INVALID and self.path.object_map is not None:
+            self.path.object_map.states = None
+        if change:
+            self.changed(change)
+        return change
+
+    def _apply_lock_feature(self, header: Header) -> None:
+        """Features may be turned on and off while an image is open."""
+        has_lock = bool(header.features & Feature.EXCLUSIVE_LOCK) and not self.is_read_only
+        if has_lock and self.lock is None:
+            self.path.shut()
+            self.lock = ExclusiveLock(
+                self.ioctx,
+                self.header_name,
+                self.watcher,
+                on_acquired=self._on_acquired,
+                before_release=self._before_release,
+                on_lost=self._on_lost,
+                what=self.what,
+            )
+        elif not has_lock and self.lock is not None:
+            self.lock.lost()
+            self.lock = None
+
+    def _gone(self) -> None:
+        if not self.is_removed:
+            self.is_removed = True
+            self._failure = NotFound(f"{self.what}: the image has been removed")
+            self.path.shut()
+            self.changed(ImageChange.REMOVED)
+
+    async def change_header(self, *steps: WriteStep) -> None:
+        """Change the header object, as the owner of the exclusive lock where the image has one."""
+        guard = [self.lock.assertion] if self.lock is not None else []
+        await change(self.ioctx, self.header_name, *guard, *steps)
+
+    async def announce(self) -> None:
+        """Tell everybody that the header has changed, and wait until they know."""
+        self._own_updates += 1
+        try:
+            await self.watcher.notify(HeaderUpdate())
+        except RbdfsError:
+            self._own_updates -= 1  # the change itself stands; who missed it will see it when it looks
+
+    def announce_soon(self) -> None:
+        """Tell everybody that the header has changed; several changes in a row are told once."""
+        if not self._is_announcing:
+            self._is_announcing = True
+            self.nursery.start_soon(self._announce_later)
+
+    async def _announce_later(self) -> None:
+        self._is_announcing = False
+        await self.announce()
+
+    async def invalidate_object_map(self) -> None:
+        """Say in the header that the object map cannot be used."""
+        flags = ImageFlag.OBJECT_MAP_INVALID
+        if self.header.features & Feature.FAST_DIFF:
+            flags |= ImageFlag.FAST_DIFF_INVALID
+        await self.set_flags(flags, HEAD)
+        self.header.flags |= flags
+
+    async def set_flags(self, flags: int, snap_id: SnapId) -> None:
+        """Set flags of the image or of a snapshot."""
+        step: Call = rbd.set_flags(flags, flags, snap_id)
+        await self.change_header(step)
+
+    # Readiness to write.
+
+    async def prepare_writes(self) -> None:
+        """Own the lock and have a current header, or raise why not."""
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if self.is_read_only:
+                raise ReadOnly(f"{self.what}: {self.why_read_only()}")
+            if self._refresh_wanted:
+                await self.refresh()
+            elif self.lock is not None and not self.lock.is_owner:
+                await self.lock.acquire()
+            else:
+                return
+
+    def why_read_only(self) -> str:
+        """The reason, for messages."""
+        refused = forbids_writing(self.header.features)
+        if self.snap is not None:
+            return "a snapshot cannot be written"
+        if refused:
+            return f"feature {', '.join(refused)} is not supported for writing"
+        if self.header.parent is not None:
+            return "writing to clones is not supported"
+        return "opened for reading only"
+
+    async def _grow(self, size: int) -> None:
+        """Make the image at least that large, for a write past its end."""
+        raise NotImplementedError
+
+    async def _on_acquired(self) -> None:
+        """The lock is ours: see what the last owner left."""
+        async with self.header_lock:
+            await self.refresh_locked()
+            if self.header.features & Feature.OBJECT_MAP and not self.header.flags & ImageFlag.OBJECT_MAP_INVALID:
+                object_map = ObjectMap(self.ioctx, self.image_id, self.nursery, self.invalidate_object_map)
+                await object_map.open(self.header.striping.object_count(self.header.size))
+                self.path.object_map = object_map
+        self.changed(ImageChange.LOCK)
+
+    @asynccontextmanager
+    async def _before_release(self) -> AsyncIterator[None]:
+        async with self.maintenance, self.path.paused():
+            object_map, self.path.object_map = self.path.object_map, None
+            try:
+                await self.path.flush()
+                if object_map is not None:
+                    await object_map.close()
+            finally:
+                yield
+        self.changed(ImageChange.LOCK)
+
+    def _on_lost(self) -> None:
+        self.path.shut()
+        self.path.object_map = None
+        self.changed(ImageChange.LOCK | ImageChange.CONTENT)
+
+    # What others say.
+
+    def _on_message(self, message: Message | Unknown, event: NotifyEvent, answer: Answer) -> None:
+        is_owner = self.lock is not None and self.lock.is_owner
+        match message:
+            case HeaderUpdate():
+                answer()
+                self._on_header_update(event)
+            case AcquiredLock() | ReleasedLock():
+                answer()
+                if self.lock is not None and not self.watcher.is_self(message.client):
+                    self.lock.peer_moved()
+                    self.changed(ImageChange.LOCK | ImageChange.CONTENT)
+            case RequestLock():
+                if is_owner and not self.watcher.is_self(message.client):
+                    answer(Response(0).to_bytes())
+                    self.nursery.start_soon(self._release_for_peer)
+                else:
+                    answer()
+            case AsyncProgress() | AsyncComplete():
+                answer()
+                self.on_async_news(message)
+            case Quiesce() | Unquiesce():
+                answer()  # nothing above us to bring to rest
+            case Unknown():
+                answer(Response(_NOT_SUPPORTED).to_bytes() if is_owner else b"")
+            case _:
+                if is_owner:
+                    self.on_request(message, answer)
+                else:
+                    answer()
+
+    def on_async_news(self, message: AsyncProgress | AsyncComplete) -> None:
+        """News of a request that we, or another client, made to the lock owner."""
+        raise NotImplementedError
+
+    def on_request(self, message: Message, answer: Answer) -> None:
+        """Another client asks us, who own the lock, for something."""
+        raise NotImplementedError
+
+    def _on_header_update(self, event: NotifyEvent) -> None:
+        if event.notifier == self.ioctx.cluster.instance_id and self._own_updates:
+            self._own_updates -= 1
+            return
+        self._refresh_wanted = True
+        if self.lock is None:
+            self.path.shut()  # whoever may write may also have made a snapshot
+        if not self._is_refreshing:
+            self._is_refreshing = True
+            self.nursery.start_soon(self._refresh_after_news)
+
+    async def _refresh_after_news(self) -> None:
+        try:
+            while self._refresh_wanted:
+                await self._look_again()
+        except NotFound:
+            pass  # subscribers have been told
+        except RbdfsError:
+            pass  # still wanted: the next write tries again, and fails with the reason
+        finally:
+            self._is_refreshing = False
+
+    async def _look_again(self) -> None:
+        async with self.header_lock:
+            self._refresh_wanted = False
+            try:
+                header = await read_header(self.ioctx, self.image_id)
+                name = await ask(self.ioctx, DIRECTORY, get_image_name(self.image_id))
+            except NotFound:
+                await self._see_whether_gone()
+                return
+            except BaseException:
+                self._refresh_wanted = True
+                raise
+            change = self._apply(header)
+            if self.name and name != self.name:
+                self.name = name
+                self.changed(ImageChange.NAME)
+            elif not change:
+                self.changed(ImageChange.CONTENT | ImageChange.METADATA)  # perhaps rolled back
+
+    async def _see_whether_gone(self) -> None:
+        """Without an entry in the directory, an image in the trash, or one being removed, is still an image."""
+        await self.refresh_locked()
+
+    async def _release_for_peer(self) -> None:
+        assert self.lock is not None
+        with suppress(RbdfsError):  # the store does not answer: the peer will break the lock, when it may
+            await self.lock.release()
+
+    async def _on_rewatch(self, _old_cookie: int, error: RbdfsError) -> None:
+        if isinstance(error, Blocklisted):
+            self._failure = error
+            if self.lock is not None:
+                self.lock.lost()
+            self.path.shut()
+            return
+        if isinstance(error, NotFound):
+            self._gone()
+            return
+        self._refresh_wanted = True
+        if self.lock is not None:
+            self.lock.peer_moved()
+            await self.lock.rewatched()
+        await self._refresh_after_news()

@@ -1,0 +1,178 @@
+"""The exclusive lock: who may write an image, and how it changes hands (librbd: ManagedLock, ExclusiveLock).
+
+It is the lock `rbd_lock` of class `lock` on the header object, with tag `internal` and cookie `auto <watch cookie>`:
+so whoever holds it can be asked, through the watch, and whether it is still alive can be seen from the watchers.
+
+    take it ──ok────────────────────────────────► refresh, open the object map, tell: AcquiredLock
+      ▲  └─busy─► holder is watching? ──yes──► ask it: RequestLock ──► wait for ReleasedLock ─┐
+      │                └──no──► blocklist it, break its lock ─┐                               │
+      └───────────────────────────────────────────────────────┴───────────────────────────────┘
+
+A holder that fell silent is blocklisted first, so that none of its late writes can land on ours. What we own is given
+up when another client asks for it, after the writes in flight and the operation under way, and when the image closes.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+
+import trio
+
+from rbdfs.cls import lock
+from rbdfs.cls.lock import INTERNAL_TAG, RBD_LOCK, LockInfo, LockType
+from rbdfs.cls.notify import AcquiredLock, ReleasedLock, RequestLock, owner_result
+from rbdfs.cls.query import ask, change
+from rbdfs.errors import Busy, Exists, NotFound, RbdfsError, from_result
+from rbdfs.image.watcher import Watcher
+from rbdfs.rados import calls
+from rbdfs.rados.api import IoCtx
+from rbdfs.rados.ops import Call
+
+_COOKIE_PREFIX = "auto "  # librbd: managed_lock, WATCHER_LOCK_COOKIE_PREFIX
+_RETRY_SECONDS = 1.0
+_RELEASE_SECONDS = 10.0  # how long we wait before asking again; librbd: client_notify_timeout
+_REFUSED = -30  # EROFS: the owner will not give it up
+
+
+class ExclusiveLock:
+    """The lock of one open image."""
+
+    def __init__(
+        self,
+        ioctx: IoCtx,
+        name: str,
+        watcher: Watcher,
+        *,
+        on_acquired: Callable[[], Awaitable[None]],
+        before_release: Callable[[], AbstractAsyncContextManager[None]],
+        on_lost: Callable[[], None],
+        what: str,
+    ) -> None:
+        self.is_owner = False
+        self._ioctx = ioctx
+        self._name = name
+        self._watcher = watcher
+        self._on_acquired = on_acquired
+        self._before_release = before_release
+        self._on_lost = on_lost
+        self._what = what
+        self._cookie = ""
+        self._transition = trio.Lock()
+        self._peer_moved = trio.Event()
+
+    @property
+    def assertion(self) -> Call:
+        """A step that fails with Busy unless we hold the lock."""
+        return lock.assert_locked(RBD_LOCK, LockType.EXCLUSIVE, self._cookie, INTERNAL_TAG)
+
+    async def acquire(self, *, ask_holder: bool = True) -> bool:
+        """Own the lock; without asking a living holder for it, gives False where there is one."""
+        async with self._transition:
+            while not self.is_owner:
+                cookie = f"{_COOKIE_PREFIX}{await self._watcher.cookie()}"
+                moved = self._peer_moved
+                try:
+                    await change(self._ioctx, self._name, lock.lock(RBD_LOCK, LockType.EXCLUSIVE, cookie, INTERNAL_TAG))
+                except Busy:
+                    if not await self._deal_with_holder(moved, ask_holder=ask_holder):
+                        return False
+                    continue
+                except Exists:
+                    pass  # by this very watch
+                self._cookie = cookie
+                await self._take_over()
+        return True
+
+    async def _take_over(self) -> None:
+        try:
+            await self._on_acquired()
+            self.is_owner = True
+        except BaseException:
+            with trio.CancelScope(shield=True), trio.move_on_after(_RELEASE_SECONDS):
+                await self._unlock()
+            raise
+        await self._tell(AcquiredLock(await self._watcher.client_id()))
+
+    async def _deal_with_holder(self, moved: trio.Event, *, ask_holder: bool) -> bool:
+        """See to it that the lock can be taken soon; False where that would mean to ask for it."""
+        info = await ask(self._ioctx, self._name, lock.get_info(RBD_LOCK))
+        if not info.lockers:
+            return True
+        handle = self._handle_of(info)
+        watchers = await calls.list_watchers(self._ioctx, self._name)
+        entity = str(next(iter(info.lockers)).entity)
+        if not any(watcher.cookie == handle and watcher.entity == entity for watcher in watchers):
+            await self._break(info)
+            return True
+        if not ask_holder:
+            return False
+        reply = await self._watcher.notify(RequestLock(await self._watcher.client_id()))
+        result = owner_result(reply.acks.values())
+        if result == _REFUSED:
+            raise from_result(result, f"{self._what}: {entity} keeps the exclusive lock")
+        with trio.move_on_after(_RELEASE_SECONDS if result == 0 else _RETRY_SECONDS):
+            await moved.wait()
+        return True
+
+    def _handle_of(self, info: LockInfo) -> int:
+        """The watch of the holder; Busy where it is none that can be asked."""
+        locker = next(iter(info.lockers))
+        number = locker.cookie.removeprefix(_COOKIE_PREFIX)
+        if (
+            info.tag != INTERNAL_TAG
+            or info.type != LockType.EXCLUSIVE
+            or not locker.cookie.startswith(_COOKIE_PREFIX)
+            or not number.isdecimal()
+        ):
+            raise Busy(f"{self._what}: locked by {locker.entity} with `rbd lock add` (cookie {locker.cookie!r})")
+        return int(number)
+
+    async def _break(self, info: LockInfo) -> None:
+        """Fence a holder that no longer watches, and take its lock away (librbd: managed_lock::BreakRequest)."""
+        ((locker, details),) = list(info.lockers.items())[:1]
+        if await ask(self._ioctx, self._name, lock.get_info(RBD_LOCK)) != info:
+            return  # it moved: look again
+        if locker.entity.number != self._ioctx.cluster.instance_id:
+            await self._ioctx.cluster.blocklist(str(details.address))
+        with suppress(NotFound):
+            await change(self._ioctx, self._name, lock.break_lock(RBD_LOCK, locker.entity, locker.cookie))
+
+    async def release(self) -> None:
+        """Give the lock up, if we own it; what is written is in the store then."""
+        async with self._before_release(), self._transition:
+            if not self.is_owner:
+                return
+            self.is_owner = False
+            await self._unlock()
+        await self._tell(ReleasedLock(await self._watcher.client_id()))
+
+    async def _unlock(self) -> None:
+        with suppress(NotFound):  # broken, or gone with the image
+            await change(self._ioctx, self._name, lock.unlock(RBD_LOCK, self._cookie))
+
+    async def _tell(self, message: AcquiredLock | ReleasedLock) -> None:
+        with suppress(RbdfsError):  # a courtesy: whoever waits looks again by itself
+            await self._watcher.notify(message)
+
+    def peer_moved(self) -> None:
+        """Another client took the lock or gave it up."""
+        self._peer_moved.set()
+        self._peer_moved = trio.Event()
+
+    async def rewatched(self) -> None:
+        """A new watch stands: put its cookie into the lock, or see that the lock is lost."""
+        async with self._transition:
+            if not self.is_owner:
+                return
+            cookie = f"{_COOKIE_PREFIX}{await self._watcher.cookie()}"
+            try:
+                step = lock.set_cookie(RBD_LOCK, LockType.EXCLUSIVE, self._cookie, cookie, INTERNAL_TAG)
+                await change(self._ioctx, self._name, step)
+                self._cookie = cookie
+            except RbdfsError:
+                self.lost()
+
+    def lost(self) -> None:
+        """The lock is not ours any more, and nobody asked: what relied on it fails."""
+        if self.is_owner:
+            self.is_owner = False
+            self._on_lost()

@@ -1,0 +1,37 @@
+"""From the name of an image to its id."""
+
+from contextlib import suppress
+
+from rbdfs.cls import directory
+from rbdfs.cls.query import ask
+from rbdfs.errors import NotFound, NotSupported
+from rbdfs.image.names import id_object, old_header_object
+from rbdfs.rados import calls
+from rbdfs.rados.api import IoCtx
+
+
+async def lookup(ioctx: IoCtx, name: str) -> str:
+    """The id of an image; NotFound."""
+    with suppress(NotFound):
+        return await ask(ioctx, id_object(name), directory.get_id())
+    try:  # half removed: the id object goes before the entry
+        return await ask(ioctx, directory.DIRECTORY, directory.get_image_id(name))
+    except NotFound:
+        pass
+    if await exists(ioctx, old_header_object(name)):
+        raise NotSupported(f"{where(ioctx, name)}: images of format 1 are not supported")
+    raise NotFound(f"{where(ioctx, name)}: no such image")
+
+
+def where(ioctx: IoCtx, name: str) -> str:
+    """An image, for messages."""
+    return "/".join(part for part in (ioctx.pool_name, ioctx.namespace, name) if part)
+
+
+async def exists(ioctx: IoCtx, name: str) -> bool:
+    """Whether there is an object of that name."""
+    try:
+        await calls.stat(ioctx, name)
+    except NotFound:
+        return False
+    return True

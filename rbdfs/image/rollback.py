@@ -1,0 +1,58 @@
+"""Making an image what it was at a snapshot."""
+
+from functools import partial
+
+from rbdfs.image.changes import ImageChange
+from rbdfs.image.core import ImageCore
+from rbdfs.image.fanout import for_each
+from rbdfs.image.header import SnapInfo
+from rbdfs.image.map_snapshots import states_after_rollback
+from rbdfs.image.object_map import EXISTS, existing_runs
+from rbdfs.image.progress import OnProgress
+from rbdfs.image.resizing import grow, numbers_of, shrink
+from rbdfs.rados.ops import Rollback, WriteOp
+
+
+async def roll_back(image: ImageCore, snap: SnapInfo, on_progress: OnProgress) -> None:
+    """Roll every object back that changed since; the caller holds `image.maintenance` and owns the lock.
+
+    The stored map shows, until all is done, what exists before or after: so an interruption leaves it right.
+    """
+    async with image.path.paused():
+        await image.path.flush()
+        if snap.size > image.size:
+            await grow(image, snap.size)
+        elif snap.size < image.size:
+            await shrink(image, snap.size)
+        count = image.header.striping.object_count(snap.size)
+        known = await states_after_rollback(image, snap)
+        object_map = image.object_map
+        after: bytearray | None = None
+        runs = [(0, count)]
+        if known is None:
+            if object_map is not None and object_map.states is not None:
+                object_map.states = None
+                await image.invalidate_object_map()
+        else:
+            after, changed = known
+            runs = existing_runs(changed)
+            if object_map is not None and object_map.states is not None:
+                during = bytearray(object_map.states)
+                for start, end in runs:
+                    during[start:end] = bytes((EXISTS,)) * (end - start)
+                await object_map.save(during)
+        total = sum(end - start for start, end in runs)
+        await for_each(
+            numbers_of(runs),
+            partial(_roll_back_object, image, snap),
+            on_done=lambda done: on_progress(done, total),
+        )
+        if after is not None and object_map is not None and object_map.states is not None:
+            await object_map.save(after)
+    image.changed(ImageChange.CONTENT)
+    await image.announce()
+
+
+async def _roll_back_object(image: ImageCore, snap: SnapInfo, number: int) -> None:
+    op = WriteOp([Rollback(snap.id)], image.path.snapc)
+    await image.path.data.operate(image.path.object_name(number), op)

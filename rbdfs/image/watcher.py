@@ -1,0 +1,129 @@
+"""The watch on an image's header object: hear what other clients say, tell them, and never be deaf for long.
+
+A watch that is lost is made anew, as soon as that works; what may have been said meanwhile is made up for by whoever
+owns this (`on_rewatch`). Every notify is answered: with an empty payload, unless the receiver of the message takes
+the answer upon itself.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+
+from rbdfs.cls.notify import ClientId, Message, Unknown, decode_message
+from rbdfs.errors import Blocklisted, NotFound, RbdfsError, WireError
+from rbdfs.rados.api import IoCtx, NotifyEvent, NotifyReply, Watch, WatchEvent, WatchLost
+
+NOTIFY_SECONDS = 5.0  # librbd: watcher::Notifier::NOTIFY_TIMEOUT
+_FIRST_DELAY, _LAST_DELAY = 0.1, 5.0
+
+
+class Answer(Protocol):
+    """Answers a notify, once."""
+
+    def __call__(self, payload: bytes = b"") -> None: ...
+
+
+OnMessage = Callable[[Message | Unknown, NotifyEvent, Answer], None]
+
+
+class Watcher:
+    """A watch on one object."""
+
+    def __init__(
+        self,
+        ioctx: IoCtx,
+        name: str,
+        nursery: trio.Nursery,
+        on_message: OnMessage,
+        on_rewatch: Callable[[int, RbdfsError], Awaitable[None]],
+    ) -> None:
+        self._ioctx = ioctx
+        self._name = name
+        self._nursery = nursery
+        self._on_message = on_message
+        self._on_rewatch = on_rewatch  # (the old cookie, why it was lost): a new watch stands
+        self._watch: Watch | None = None
+        self._watching = trio.Event()
+        self._lost_for_good: RbdfsError | None = None
+
+    async def open(self) -> None:
+        """Begin to watch."""
+        await self._begin()
+
+    async def close(self) -> None:
+        """End the watch."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await watch.close()
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether a watch stands, as far as we know."""
+        return self._watch is not None
+
+    async def cookie(self) -> int:
+        """The cookie of the watch; waits for one, raises where there will be none."""
+        while self._watch is None:
+            if self._lost_for_good is not None:
+                raise self._lost_for_good
+            await self._watching.wait()
+        return self._watch.cookie
+
+    async def client_id(self) -> ClientId:
+        """How other clients know us."""
+        return ClientId(self._ioctx.cluster.instance_id, await self.cookie())
+
+    def is_self(self, client: ClientId) -> bool:
+        """Whether a message speaks of this very watch."""
+        return (
+            self._watch is not None
+            and client.instance_id == self._ioctx.cluster.instance_id
+            and client.handle == self._watch.cookie
+        )
+
+    async def notify(self, message: Message) -> NotifyReply:
+        """Tell all watchers, and wait for their answers."""
+        return await self._ioctx.notify(self._name, message.to_bytes(), NOTIFY_SECONDS)
+
+    async def _begin(self) -> None:
+        watch = await self._ioctx.watch(self._name, self._on_event)
+        self._watch = watch
+        self._watching.set()
+
+    def _on_event(self, event: WatchEvent) -> None:
+        watch = self._watch
+        if isinstance(event, WatchLost):
+            if watch is not None:
+                self._watch = None
+                self._watching = trio.Event()
+                self._nursery.start_soon(self._rewatch, watch.cookie, event.error)
+        elif watch is not None:
+            self._dispatch(watch, event)
+
+    def _dispatch(self, watch: Watch, event: NotifyEvent) -> None:
+        def answer(payload: bytes = b"") -> None:
+            watch.acknowledge(event.notify_id, payload)
+
+        try:
+            message = decode_message(event.payload)
+        except WireError:
+            answer()
+        else:
+            self._on_message(message, event, answer)
+
+    async def _rewatch(self, old_cookie: int, error: RbdfsError) -> None:
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                await self._begin()
+            except (NotFound, Blocklisted) as err:  # nothing to watch any more, or never again
+                self._lost_for_good = err
+                self._watching.set()
+                break
+            except RbdfsError:
+                await trio.sleep(delay)
+                delay = min(2 * delay, _LAST_DELAY)
+            else:
+                break
+        await self._on_rewatch(old_cookie, self._lost_for_good or error)

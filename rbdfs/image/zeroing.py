@@ -1,0 +1,85 @@
+"""Making parts of an image zero, and freeing what held them.
+
+| the part of an object       | is done by                                   |
+|-----------------------------|----------------------------------------------|
+| all of it                   | removing it, with the object map in step      |
+| from somewhere to its end   | truncating it                                 |
+| any other                   | the step Zero, exact to the byte              |
+
+Objects that do not exist are left alone, so zeroing 16 TiB of nothing costs a look at the object map. The last object
+of an image is removed also where the image uses only its beginning; the image must not grow meanwhile.
+"""
+
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+
+from rbdfs.errors import InvalidArgument, NotFound
+from rbdfs.image.core import ImageCore
+from rbdfs.image.fanout import for_each
+from rbdfs.image.listing import find_existing
+from rbdfs.image.object_map import EXISTS
+from rbdfs.image.resizing import remove_objects
+from rbdfs.image.striping import ObjectExtent
+from rbdfs.rados.ops import AssertExists, Truncate, WriteOp, Zero
+
+_DISCARD_GRANULARITY = 64 << 10  # librbd: rbd_discard_granularity_bytes
+
+
+async def write_zeroes(image: ImageCore, offset: int, length: int) -> None:
+    """Zero exactly these bytes, clipped at the size, and free what can be freed."""
+    if offset < 0 or length < 0:
+        raise InvalidArgument(f"{image.what}: {length} bytes at {offset}")
+    async with AsyncExitStack() as stack:
+        if offset + length >= image.size:
+            await stack.enter_async_context(image.maintenance)
+        await stack.enter_async_context(image.path.writing())
+        end = min(offset + length, image.size)
+        if offset < end:
+            await _zero(image, offset, end)
+
+
+async def discard(image: ImageCore, offset: int, length: int) -> None:
+    """Free whole units within these bytes; they read as zeroes then, the rest keeps what it has."""
+    start = -(-offset // _DISCARD_GRANULARITY) * _DISCARD_GRANULARITY
+    end = offset + length
+    if end < image.size:
+        end -= end % _DISCARD_GRANULARITY
+    if start < end:
+        await write_zeroes(image, start, end - start)
+
+
+async def _zero(image: ImageCore, offset: int, end: int) -> None:
+    striping = image.header.striping
+    set_size, set_count = striping.set_size, striping.stripe_count
+    first_set, end_set = -(-offset // set_size), end // set_size
+    if first_set >= end_set:  # no object set as a whole
+        await _zero_pieces(image, offset, end)
+        return
+    await _zero_pieces(image, offset, first_set * set_size)
+    await remove_objects(image, await find_existing(image, first_set * set_count, end_set * set_count))
+    await _zero_pieces(image, end_set * set_size, end)
+
+
+async def _zero_pieces(image: ImageCore, offset: int, end: int) -> None:
+    """Zero an extent of less than two object sets, each object for itself."""
+    if offset >= end:
+        return
+    extents = image.header.striping.object_extents(offset, end - offset)
+    await for_each(extents, partial(_zero_object, image))
+
+
+async def _zero_object(image: ImageCore, extent: ObjectExtent) -> None:
+    number, within, length, _ = extent
+    states = image.object_map.states if image.object_map is not None else None
+    if states is not None and not states[number]:
+        return
+    if not within and length >= image.header.striping.used_size(number, image.size):
+        await remove_objects(image, [(number, number + 1)])
+        return
+    if states is not None and states[number] != EXISTS:
+        assert image.object_map is not None
+        await image.object_map.mark_exists(number)
+    step = Truncate(within) if within + length == image.object_size else Zero(within, length)
+    with suppress(NotFound):
+        op = WriteOp([AssertExists(), step], image.path.snapc, full_try=True)
+        await image.path.data.operate(image.path.object_name(number), op)
