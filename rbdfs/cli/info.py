@@ -14,6 +14,7 @@ from rbdfs.errors import NotFound
 from rbdfs.image import directory
 from rbdfs.image.features import Feature, ImageFlag, feature_names
 from rbdfs.image.header import Header, Parent, SnapInfo, read_header
+from rbdfs.image.lookup import lookup
 from rbdfs.image.spec import DEFAULT_POOL, ImageSpec, PoolSpec
 from rbdfs.image.usage import Usage, disk_usage
 from rbdfs.rados.api import IoCtx
@@ -58,7 +59,7 @@ async def show_info(arguments: Arguments) -> None:
     """`rbdfs info`."""
     spec = image_spec(arguments, may_have_snap=True)
     async with open_ioctx(arguments, spec) as ioctx:
-        image_id = await directory.lookup(ioctx, spec.image)
+        image_id = await lookup(ioctx, spec.image)
         header = await read_header(ioctx, image_id)
         snap = header.snap_by_name(spec.snap) if spec.snap else None
         if spec.snap and snap is None:

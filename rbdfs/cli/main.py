@@ -26,7 +26,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "mount": Command("mount", "Mount a pool: each image is a file"),
-    "umount": Command("mount", "Unmount; returns when all is flushed and the daemon is gone"),
+    "umount": Command("umount", "Unmount; returns when all is flushed and the daemon is gone"),
     "status": Command("status", "Show what is mounted, or who has an image open"),
     "pool": Command("pool", "Create, list and remove pools"),
     "namespace": Command("pool", "Create, list and remove namespaces of a pool"),

@@ -1,10 +1,8 @@
-"""`rbdfs mount` and `rbdfs umount`."""
+"""`rbdfs mount`: checks what can be checked, goes into the background, and serves."""
 
 import logging
 import logging.handlers
 import os
-import select
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,20 +10,18 @@ from pathlib import Path
 from rbdfs import connect
 from rbdfs.cli import daemon
 from rbdfs.cli.access import open_cluster, open_pool, say
-from rbdfs.cli.holders import describe_holders
 from rbdfs.cli.mount_options import describe_options, parse_mount_options
 from rbdfs.cli.options import Arguments, Declare, Parser, add_connection_options, connect_flags
 from rbdfs.cli.running import run_async
+from rbdfs.cli.umount import leave_word
 from rbdfs.connect import StoreAddress
-from rbdfs.errors import Busy, InvalidArgument
-from rbdfs.fuse import mounting, state
+from rbdfs.errors import InvalidArgument, RbdfsError
 from rbdfs.fuse.options import MountOptions
 from rbdfs.fuse.session import serve
 from rbdfs.fuse.state import MountStatus
 from rbdfs.image.spec import PoolSpec
 
 _LOG_BYTES, _LOG_FILES = 1 << 20, 5
-_PATIENCE = 5.0  # seconds before `umount` says what it waits for
 
 
 def _mount(parser: Parser) -> None:
@@ -43,13 +39,7 @@ def _mount(parser: Parser) -> None:
     parser.set_defaults(run=mount)
 
 
-def _umount(parser: Parser) -> None:
-    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
-    parser.add_argument("-l", "--lazy", action="store_true", help="detach now; wait until the last file is closed")
-    parser.set_defaults(run=umount)
-
-
-COMMANDS: dict[str, Declare] = {"mount": _mount, "umount": _umount}
+COMMANDS: dict[str, Declare] = {"mount": _mount}
 
 
 def mount(arguments: Arguments) -> int:
@@ -67,7 +57,12 @@ def mount(arguments: Arguments) -> int:
         _log_to(log_file, arguments)
     elif arguments.foreground:
         logging.basicConfig(level=_level(arguments), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return run_async(_serve, arguments, spec, mountpoint, options, ready)
+    try:
+        return run_async(_serve, arguments, spec, mountpoint, options, ready)
+    except RbdfsError as err:
+        logging.getLogger(__name__).error("%s: %s", mountpoint, err)
+        leave_word(mountpoint, err)
+        raise
 
 
 async def _serve(
@@ -119,39 +114,3 @@ def _log_to(path: Path, arguments: Arguments) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(_level(arguments))
-
-
-def umount(arguments: Arguments) -> None:
-    """`rbdfs umount`: returns when all is flushed and the daemon is gone."""
-    path = Path(os.path.abspath(arguments.mountpoint))  # resolve() would ask a mount that may be dead
-    mountpoint = path.parent.resolve() / path.name
-    status = state.read_state(mountpoint)
-    mounted = mounting.find_mount(mountpoint)
-    if mounted is not None:
-        if mounted.type != mounting.FILESYSTEM_TYPE:
-            raise InvalidArgument(f"{mountpoint}: not a mount of rbdfs but of type {mounted.type}")
-        try:
-            mounting.unmount(mountpoint, is_lazy=arguments.lazy)
-        except Busy as err:
-            holders = describe_holders(mountpoint)
-            raise Busy(f"{mountpoint}: in use" + (f" by {holders}" if holders else "")) from err
-    elif status is None or not status.is_alive:
-        raise InvalidArgument(f"{mountpoint}: not mounted")
-    if status is not None and status.is_alive:
-        _wait_for_end(status.pid, mountpoint)
-
-
-def _wait_for_end(pid: int, mountpoint: Path) -> None:
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        if not poll.poll(_PATIENCE * 1000):
-            if sys.stderr.isatty():
-                say(f"{mountpoint}: waiting until the daemon (pid {pid}) has flushed everything")
-            poll.poll()
-    finally:
-        os.close(process)

@@ -16,9 +16,10 @@ from rbdfs.cli.output import Table, format_size, format_time, print_json
 from rbdfs.cli.progress import Progress
 from rbdfs.cli.verbs import add_verb, verbs_of
 from rbdfs.errors import InvalidArgument
-from rbdfs.image import directory, snapshots
+from rbdfs.image import snapshots
 from rbdfs.image.header import read_header
 from rbdfs.image.image import Image, open_image
+from rbdfs.image.lookup import lookup
 from rbdfs.image.spec import ImageSpec, check_snap_name
 
 
@@ -128,7 +129,7 @@ async def list_snaps(arguments: Arguments) -> None:
     """`rbdfs snap ls`."""
     spec = image_spec(arguments)
     async with open_ioctx(arguments, spec) as ioctx:
-        snaps = (await read_header(ioctx, await directory.lookup(ioctx, spec.image))).snaps
+        snaps = (await read_header(ioctx, await lookup(ioctx, spec.image))).snaps
     if arguments.format == "json":
         print_json(
             [

@@ -69,12 +69,8 @@ def rbdfs(*argv: str) -> list[str]:
 
 
 def test_streams_go_in_and_out(pool: Run, sparse_file: Path) -> None:
-    with sparse_file.open("rb") as file:
-        cat = subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE)
+    with sparse_file.open("rb") as file, subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE) as cat:
         subprocess.run(rbdfs("import", "-", "data/vm"), stdin=cat.stdout, check=True, timeout=60)
-        assert cat.stdout is not None
-        cat.stdout.close()
-        assert cat.wait() == 0
     exported = subprocess.run(rbdfs("export", "data/vm", "-"), capture_output=True, check=True, timeout=60)
     assert exported.stdout == sparse_file.read_bytes()
     assert exported.stderr == b""  # progress is for terminals
@@ -82,11 +78,11 @@ def test_streams_go_in_and_out(pool: Run, sparse_file: Path) -> None:
 
 def test_reader_that_leaves_early_is_no_traceback(pool: Run, sparse_file: Path) -> None:
     pool("import", sparse_file, "data/vm")
-    export = subprocess.Popen(rbdfs("export", "data/vm", "-"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert export.stdout is not None
-    assert export.stdout.read(5) == b"start"
-    export.stdout.close()
-    assert export.stderr is not None
-    assert export.stderr.read() == b""
-    assert export.wait(60) == 141
-    export.stderr.close()
+    command = rbdfs("export", "data/vm", "-")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as export:
+        assert export.stdout is not None
+        assert export.stderr is not None
+        assert export.stdout.read(5) == b"start"
+        export.stdout.close()
+        assert export.stderr.read() == b""
+        assert export.wait(60) == 141

@@ -1,0 +1,83 @@
+"""`rbdfs umount`: detaches a mount, and waits until its daemon has flushed everything and is gone."""
+
+import os
+import select
+import sys
+from pathlib import Path
+
+from rbdfs.cli.access import say
+from rbdfs.cli.holders import describe_holders
+from rbdfs.cli.options import Arguments, Declare, Parser
+from rbdfs.errors import Busy, InvalidArgument, RbdfsError, StoreFailure
+from rbdfs.fuse import mounting, state
+
+_PATIENCE = 5.0  # seconds before it says what it waits for
+
+
+def _umount(parser: Parser) -> None:
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+    parser.add_argument("-l", "--lazy", action="store_true", help="detach now; wait until the last file is closed")
+    parser.set_defaults(run=umount)
+
+
+COMMANDS: dict[str, Declare] = {"umount": _umount}
+
+
+def umount(arguments: Arguments) -> None:
+    """`rbdfs umount`: returns when all is flushed and the daemon is gone."""
+    path = Path(os.path.abspath(arguments.mountpoint))  # resolve() would ask a mount that may be dead
+    mountpoint = path.parent.resolve() / path.name
+    status = state.read_state(mountpoint)
+    mounted = mounting.find_mount(mountpoint)
+    if mounted is not None:
+        if mounted.type != mounting.FILESYSTEM_TYPE:
+            raise InvalidArgument(f"{mountpoint}: not a mount of rbdfs but of type {mounted.type}")
+        try:
+            mounting.unmount(mountpoint, is_lazy=arguments.lazy)
+        except Busy as err:
+            holders = describe_holders(mountpoint)
+            raise Busy(f"{mountpoint}: in use" + (f" by {holders}" if holders else "")) from err
+    elif status is None or not status.is_alive:
+        raise InvalidArgument(f"{mountpoint}: not mounted")
+    if status is not None and status.is_alive:
+        _wait_for_end(status.pid, mountpoint)
+        error = _take_last_words(mountpoint, status.pid)
+        if error:
+            raise StoreFailure(f"{mountpoint}: the daemon ended with an error: {error}")
+
+
+def _last_words_file(mountpoint: Path) -> Path:
+    return state.path_for(mountpoint).with_suffix(".failed")
+
+
+def leave_word(mountpoint: Path, error: RbdfsError) -> None:
+    """Tell a waiting `umount` that the daemon did not end well: not all that was written may be safe."""
+    path = _last_words_file(mountpoint)
+    if path.parent.is_dir():
+        path.write_text(f"{os.getpid()} {error}\n")
+
+
+def _take_last_words(mountpoint: Path, pid: int) -> str:
+    path = _last_words_file(mountpoint)
+    try:
+        who, _, words = path.read_text().strip().partition(" ")
+        path.unlink()
+    except FileNotFoundError:
+        return ""
+    return words if who == str(pid) else ""
+
+
+def _wait_for_end(pid: int, mountpoint: Path) -> None:
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        if not poll.poll(_PATIENCE * 1000):
+            if sys.stderr.isatty():
+                say(f"{mountpoint}: waiting until the daemon (pid {pid}) has flushed everything")
+            poll.poll()
+    finally:
+        os.close(process)
