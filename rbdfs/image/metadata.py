@@ -5,18 +5,26 @@ from rbdfs.cls.query import ask
 from rbdfs.errors import NotFound
 from rbdfs.image.changes import ImageChange
 from rbdfs.image.core import ImageCore
+from rbdfs.image.names import header_object
+from rbdfs.rados.api import IoCtx
 
 _PAGE = 64
 
 
-async def list_pairs(image: ImageCore) -> dict[str, str]:
-    """All pairs."""
+async def list_metadata(ioctx: IoCtx, image_id: str) -> dict[str, str]:
+    """All pairs of an image that need not be open, by key; NotFound."""
+    name = header_object(image_id)
     result: dict[str, str] = {}
     while True:
-        page = await ask(image.ioctx, image.header_name, rbd.list_metadata(next(reversed(result), ""), _PAGE))
+        page = await ask(ioctx, name, rbd.list_metadata(next(reversed(result), ""), _PAGE))
         result |= {key: str(value, "utf-8", "surrogateescape") for key, value in page.items()}
         if len(page) < _PAGE:
             return result
+
+
+async def list_pairs(image: ImageCore) -> dict[str, str]:
+    """All pairs of an open image."""
+    return await list_metadata(image.ioctx, image.image_id)
 
 
 async def get(image: ImageCore, key: str) -> str:
