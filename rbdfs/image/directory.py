@@ -79,13 +79,13 @@ async def create(
 
     image_id = _new_id(ioctx)
     prefix = data_prefix(image_id, ioctx.pool_id if data_pool_id >= 0 else None)
-    steps = [rbd.create(size, order, features, prefix, data_pool_id)]
-    if features & Feature.STRIPINGV2:
-        steps.append(rbd.set_stripe_unit_count(striping.stripe_unit, striping.stripe_count))
+    header = header_object(image_id)
     try:
         if features & Feature.OBJECT_MAP:
             await change(ioctx, object_map_object(image_id), object_map.resize(count))
-        await change(ioctx, header_object(image_id), *steps)
+        await change(ioctx, header, rbd.create(size, order, features, prefix, data_pool_id))
+        if features & Feature.STRIPINGV2:  # an op of its own: an OSD's methods do not see keys that the same op sets
+            await change(ioctx, header, rbd.set_stripe_unit_count(striping.stripe_unit, striping.stripe_count))
         await _give_name(ioctx, name, image_id)
     except BaseException:
         await _drop_nameless(ioctx, image_id)
