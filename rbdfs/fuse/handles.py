@@ -126,6 +126,6 @@ class Handles:
         """Forget a handle; it must exist."""
         return self._by_number.pop(fh)
 
-    def on(self, file: OpenFile) -> int:
-        """How many handles a file has."""
-        return sum(1 for handle in self._by_number.values() if handle.file is file)
+    def is_being_made(self, inode: int) -> bool:
+        """Whether the open that made this file has not ended yet."""
+        return any(handle.is_new and handle.file.inode == inode for handle in self._by_number.values())

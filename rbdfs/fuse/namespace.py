@@ -204,7 +204,7 @@ class Namespace(pyfuse3.Operations):
     ) -> EntryAttributes:
         """SETATTR."""
         changed = self._inodes[inode]
-        if changed.kind is Kind.SNAPSHOT and self._is_new(fh):
+        if changed.kind is Kind.SNAPSHOT and self.handles.is_being_made(inode) and not fields.update_size:
             return (await self._tree.attributes(changed)).to_entry()  # touch sets the times of what it has just made
         if fields.update_size:
             await self._tree.resize(changed, attr.st_size)
@@ -218,10 +218,6 @@ class Namespace(pyfuse3.Operations):
         if fields.update_mtime and not fields.update_size:  # truncate sets it to now, which it is anyway
             await self._tree.set_mtime(changed, attr.st_mtime_ns)
         return (await self._tree.attributes(changed)).to_entry()
-
-    def _is_new(self, fh: int | None) -> bool:
-        handle = self.handles.get(fh) if fh is not None else None
-        return handle is not None and handle.is_new
 
     @_answers
     async def statfs(self, ctx: RequestContext) -> StatvfsData:

@@ -25,6 +25,7 @@ from rbdfs.fuse.options import MountOptions
 from rbdfs.image import directory, snapshots
 from rbdfs.image.changes import ImageChange
 from rbdfs.image.header import Header, SnapInfo, read_header
+from rbdfs.image.lookup import lookup
 from rbdfs.image.metadata import list_metadata
 from rbdfs.rados.api import IoCtx, PoolUsage
 
@@ -63,7 +64,7 @@ class Tree:
     async def _image_id(self, name: str) -> str:
         if why_no_image_file_name(name) or not fnmatch.fnmatchcase(name, self._options.image):
             raise NotFound(f"{name}: no such image")
-        return await directory.lookup(self._ioctx, name)
+        return await lookup(self._ioctx, name)
 
     async def _snapshot(self, image_id: str, image_name: str, snap_name: str) -> Inode:
         snap = (await self._header(image_id)).snap_by_name(snap_name)
