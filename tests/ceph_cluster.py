@@ -219,14 +219,20 @@ def start_cluster(
     auth: str = "cephx",
     conf: str = "",
 ) -> Iterator[CephCluster]:
-    """A cluster with a pool `data`; `conf` is more for its [global] section. Raises Unavailable."""
+    """A cluster with a pool `data`; `conf` is more for its [global] section. Raises Unavailable.
+
+    Without OSDs there is neither pool nor manager: monitors only, in three seconds.
+    """
     prefix = command_prefix(release)
     directory = Path(tempfile.mkdtemp(prefix="rbdfs-ceph-", dir="/tmp"))  # the one place that roots see, too
     cluster = CephCluster(release, directory, osds, prefix, key_type=2 if float(release) >= 20 else 1)
     try:
         _make_monitors(cluster, monitors, _CONF, auth=auth, replicas=replicas, extra=conf)
-        cluster.start("mgr.x")
-        _make_osds(cluster)
+        if osds:
+            cluster.start("mgr.x")
+            _make_osds(cluster)
+        else:
+            cluster.ceph("mon", "stat")
         yield cluster
     finally:
         cluster.stop_all()
