@@ -11,7 +11,7 @@ from rbdfs.ceph.monitor import MonitorClient
 from rbdfs.ceph.msgr2.connection import Identity
 from rbdfs.ceph.objecter import Objecter
 from rbdfs.ceph.osdmap import OSDMap
-from rbdfs.errors import Exists, NotFound
+from rbdfs.errors import ConfigError, Exists, NotFound, TimedOut
 from rbdfs.rados.api import StoreProperties
 from rbdfs.rados.ops import PoolId, SnapId
 
@@ -24,18 +24,34 @@ PROPERTIES = StoreProperties(
 )
 
 
+_CONNECT_SECONDS = 300.0  # librados: client_mount_timeout
+
+
 @asynccontextmanager
-async def connect(config: ConnectOptions) -> AsyncIterator["CephCluster"]:
-    """Connect to a cluster; AuthenticationFailed where it does not accept our key."""
+async def connect(options: ConnectOptions) -> AsyncIterator["CephCluster"]:
+    """Connect to a cluster for as long as the block lasts.
+
+    AuthenticationFailed where it does not accept our key, TimedOut where no monitor answers, ConfigError where it is
+    not the cluster that the configuration names.
+    """
     identity = Identity()
-    modes = tuple(config.modes)
-    monitors = MonitorClient(config.monitors, config.credentials(), identity, modes)
-    objecter = Objecter(monitors, monitors.credentials, identity, modes, config.osd_op_timeout)
+    monitors = MonitorClient(
+        options.monitors, options.credentials(), identity, options.monitor_modes, options.mon_op_timeout
+    )
+    objecter = Objecter(monitors, monitors.credentials, identity, options.modes, options.osd_op_timeout or 0.0)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(objecter.run)
-            await nursery.start(monitors.run, objecter)
-            await objecter.wait_for_epoch(1)
+            with trio.move_on_after(options.mon_op_timeout or _CONNECT_SECONDS) as limit:
+                await nursery.start(objecter.run)
+                await nursery.start(monitors.run, objecter)
+                osdmap = await objecter.wait_for_epoch(1)
+                if options.fsid not in (None, osdmap.fsid):
+                    raise ConfigError(
+                        f"{options.conf}: names cluster {options.fsid}, the monitors are of {osdmap.fsid}"
+                    )
+            if limit.cancelled_caught:
+                where = ", ".join(str(address) for address in monitors.addresses)
+                raise TimedOut(f"no monitor answers, at {where}")
             yield CephCluster(monitors, objecter)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:

@@ -8,6 +8,7 @@ snapshot id is allocated that nobody uses; a pool that exists is reported as exi
 
 import json
 import logging
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ from rbdfs.ceph.monmap import MonMap
 from rbdfs.ceph.msgr2.connection import Connection, ConnectionLost, Identity
 from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.ceph.types import EntityAddr, EntityType
-from rbdfs.errors import AuthenticationFailed, NotSupported, from_result
+from rbdfs.errors import AuthenticationFailed, NotSupported, TimedOut, from_result
 from rbdfs.rados.ops import PoolId, SnapId
 from rbdfs.wire import Buffer, Cursor
 
@@ -77,11 +78,17 @@ class MonitorClient:
     """A session with some monitor, kept for as long as `run` runs."""
 
     def __init__(
-        self, addresses: Sequence[EntityAddr], credentials: Credentials, identity: Identity, modes: Sequence[Mode]
+        self,
+        addresses: Sequence[EntityAddr],
+        credentials: Credentials,
+        identity: Identity,
+        modes: Sequence[Mode],
+        timeout: float | None = None,
     ) -> None:
         self.credentials = credentials
         self._identity = identity
         self._modes = tuple(modes)
+        self._timeout = timeout  # rados_mon_op_timeout: seconds that a request waits for its answer; None: for ever
         self._seeds = list(addresses)  # until there is a monitor map
         self._consumer: MapConsumer | None = None
 
@@ -89,7 +96,7 @@ class MonitorClient:
         self.my_addr = EntityAddr()
         self.global_id = 0
         self._connection: Connection | None = None
-        self._session_begun = trio.Event()  # of the present or next session
+        self._has_monmap = trio.Event()
         self._had_session = False
         self._requests: dict[int, _Request] = {}
         self._last_tid = 0
@@ -135,11 +142,14 @@ class MonitorClient:
 
     async def fsid(self) -> bytes:
         """The cluster's id, once it is known."""
-        while self.monmap is None:
-            await self._session_begun.wait()
-            if self.monmap is None:
-                await trio.sleep(0.01)  # it comes within the first messages of a session
+        await self._has_monmap.wait()
+        assert self.monmap is not None
         return self.monmap.fsid.bytes
+
+    @property
+    def session_address(self) -> EntityAddr | None:
+        """Which monitor the session is with; None between two sessions."""
+        return None if self._connection is None else self._connection.address
 
     def want_maps(self) -> None:
         """Ask for the OSD maps after the one that the consumer has: some are missing."""
@@ -163,10 +173,12 @@ class MonitorClient:
         request = self._requests[tid] = _Request(message)
         try:
             self._send(message, tid)
-            await request.answered.wait()
+            with trio.CancelScope(deadline=trio.current_time() + (self._timeout or math.inf)):
+                await request.answered.wait()
+                return request
         finally:
             self._requests.pop(tid, None)
-        return request
+        raise TimedOut(f"no monitor answered within {self._timeout:g} s")
 
     def _send(self, message: Message, tid: int = 0) -> None:
         if self._connection is not None:
@@ -193,7 +205,6 @@ class MonitorClient:
                 log.info("session with a monitor lost: %s", lost.exceptions[0])
             finally:
                 self._connection = None
-                self._session_begun = trio.Event()
                 connection.close()
 
     async def _receive(self, connection: Connection) -> None:
@@ -212,7 +223,6 @@ class MonitorClient:
         self._send(MonSubscribe({"monmap": Subscription(known), "osdmap": Subscription(self._next_epoch())}))
         for tid, request in self._requests.items():
             self._send(request.message, tid)
-        self._session_begun.set()
 
     def _next_epoch(self) -> int:
         assert self._consumer is not None
@@ -224,6 +234,7 @@ class MonitorClient:
             self._consumer.on_maps(OSDMapMessage.from_bytes(front))
         elif kind == MessageType.MON_MAP:
             self.monmap = MonMap.from_bytes(MonMapMessage.from_bytes(front).monmap)
+            self._has_monmap.set()
         elif kind == MessageType.AUTH_REPLY:
             self._on_renewal_reply(front)
         else:
