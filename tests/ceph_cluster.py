@@ -48,8 +48,9 @@ keyring = {directory}/keyring
 run dir = {directory}
 log file = {directory}/$name.log
 admin socket = {directory}/$name.asok
-public addr = 127.0.0.1
-ms bind ipv6 = false
+public addr = {host}
+ms bind ipv4 = {binds_ipv4}
+ms bind ipv6 = {binds_ipv6}
 osd pool default size = {replicas}
 osd pool default min size = 1
 osd pool default pg num = 16
@@ -217,9 +218,12 @@ def start_cluster(
     monitors: int = 1,
     replicas: int = 1,
     auth: str = "cephx",
+    host: str = "127.0.0.1",
     conf: str = "",
 ) -> Iterator[CephCluster]:
     """A cluster with a pool `data`; `conf` is more for its [global] section. Raises Unavailable.
+
+    `auth` may be none, `host` an IPv6 address.
 
     Without OSDs there is neither pool nor manager: monitors only, in three seconds.
     """
@@ -227,7 +231,7 @@ def start_cluster(
     directory = Path(tempfile.mkdtemp(prefix="rbdfs-ceph-", dir="/tmp"))  # the one place that roots see, too
     cluster = CephCluster(release, directory, osds, prefix, key_type=2 if float(release) >= 20 else 1)
     try:
-        _make_monitors(cluster, monitors, _CONF, auth=auth, replicas=replicas, extra=conf)
+        _make_monitors(cluster, monitors, host=host, auth=auth, replicas=replicas, extra=conf)
         if osds:
             cluster.start("mgr.x")
             _make_osds(cluster)
@@ -245,22 +249,23 @@ def make_key(key_type: int) -> str:
     return base64.b64encode(struct.pack("<HIIH", key_type, int(time.time()), 0, length) + os.urandom(length)).decode()
 
 
-def _make_monitors(cluster: CephCluster, count: int, template: str, *, auth: str, replicas: int, extra: str) -> None:
+def _make_monitors(cluster: CephCluster, count: int, *, host: str, **settings: Any) -> None:
     fsid, directory = str(uuid.uuid4()), cluster.directory
     names = [chr(ord("a") + index) for index in range(count)]
     ports = _free_ports(2 * count)
+    shown = f"[{host}]" if ":" in host else host
     addresses = {
-        name: f"[v2:127.0.0.1:{ports[2 * index]},v1:127.0.0.1:{ports[2 * index + 1]}]"
-        for index, name in enumerate(names)
+        name: f"[v2:{shown}:{ports[2 * index]},v1:{shown}:{ports[2 * index + 1]}]" for index, name in enumerate(names)
     }
     cluster.conf.write_text(
-        template.format(
+        _CONF.format(
             fsid=fsid,
             mon_host=",".join(addresses.values()),
-            auth=auth,
             directory=directory,
-            replicas=replicas,
-            extra=extra,
+            host=host,
+            binds_ipv4=str(":" not in host).lower(),
+            binds_ipv6=str(":" in host).lower(),
+            **settings,
         )
     )
     everything = {"mon": "allow *", "osd": "allow *", "mgr": "allow *", "mds": "allow *"}

@@ -171,6 +171,21 @@ def secure_cluster(request: pytest.FixtureRequest) -> Iterator[CephCluster]:
     yield from start_monitors(request.param, conf=conf)
 
 
+@pytest.fixture(scope="module", params=selected_releases())
+def ipv6_cluster(request: pytest.FixtureRequest) -> Iterator[CephCluster]:
+    """On ::1 only."""
+    yield from start_monitors(request.param, host="::1")
+
+
+async def test_cluster_on_ipv6(ipv6_cluster: CephCluster) -> None:
+    options = options_of(ipv6_cluster)
+    assert options.monitors[0].host == "::1"
+    connection = await open_monitor(options, options.credentials())
+    assert connection.my_addr.host == "::1"
+    connection.send(MON_SUBSCRIBE, SUBSCRIBE_TO_OSDMAP, version=3)
+    assert await first_message(connection, OSD_MAP)
+
+
 async def test_cluster_without_authentication(open_cluster: CephCluster) -> None:
     for credentials in (
         Credentials("client.admin", None, os.urandom),
