@@ -152,7 +152,7 @@ class CephCluster:
 
         Our later ops carry the epoch of the map that says so: an OSD that serves them has it, too.
         """
-        await self.monitors.command("osd blocklist", blocklistop="add", addr=address, expire=seconds)
+        await self.monitors.command("osd blocklist", blocklistop="add", addr=address, expire=float(seconds))
         await self._newest_map()
 
     async def create_snap_id(self, pool_id: PoolId) -> SnapId:
