@@ -8,6 +8,7 @@ from rbdfs.image.fanout import for_each
 from rbdfs.image.listing import find_existing, map_states
 from rbdfs.image.object_map import Run, existing_runs
 from rbdfs.image.resizing import numbers_of
+from rbdfs.image.usage import bytes_of_runs
 from rbdfs.rados import calls
 from rbdfs.rados.ops import MapExtents, ReadOp
 
@@ -121,7 +122,8 @@ async def used_bytes(image: ImageCore) -> int:
     """Bytes of the objects that exist, each counted whole."""
     states = await map_states(image)
     if states is not None:
-        return bytes_of_runs(image, existing_runs(states, 0, image.header.striping.object_count(image.size)))
+        runs = existing_runs(states, 0, image.header.striping.object_count(image.size))
+        return bytes_of_runs(image.header.striping, image.size, runs)
     numbers: list[int] = []
 
     async def look(number: int) -> None:
@@ -132,15 +134,4 @@ async def used_bytes(image: ImageCore) -> int:
         numbers.append(number)
 
     await for_each(numbers_of(await find_existing(image)), look)
-    return bytes_of_runs(image, [(number, number + 1) for number in numbers])
-
-
-def bytes_of_runs(image: ImageCore, runs: list[Run]) -> int:
-    """What the objects hold at most of an image of this size."""
-    striping = image.header.striping
-    full = image.size // striping.set_size * striping.stripe_count  # objects of complete sets
-    total = 0
-    for start, end in runs:
-        total += max(0, min(end, full) - start) << striping.order
-        total += sum(striping.used_size(number, image.size) for number in range(max(start, full), end))
-    return total
+    return bytes_of_runs(image.header.striping, image.size, [(number, number + 1) for number in numbers])

@@ -323,9 +323,12 @@ class ImageCore:
         if event.notifier == self.ioctx.cluster.instance_id and self._own_updates:
             self._own_updates -= 1
             return
-        self._refresh_wanted = True
         if self.lock is None:
             self.path.shut()  # whoever may write may also have made a snapshot
+        self._refresh_soon()
+
+    def _refresh_soon(self) -> None:
+        self._refresh_wanted = True
         if not self._is_refreshing:
             self._is_refreshing = True
             self.nursery.start_soon(self._refresh_after_news)
@@ -369,7 +372,7 @@ class ImageCore:
         with suppress(RbdfsError):  # the store does not answer: the peer will break the lock, when it may
             await self.lock.release()
 
-    async def _on_rewatch(self, _old_cookie: int, error: RbdfsError) -> None:
+    async def _on_rewatch(self, error: RbdfsError) -> None:
         if isinstance(error, Blocklisted):
             self._failure = error
             if self.lock is not None:

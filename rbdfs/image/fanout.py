@@ -1,6 +1,7 @@
 """Several things at once: joining the completions of one read or write, and a bounded number of coroutines."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import trio
@@ -127,8 +128,21 @@ async def for_each(
             done += 1
             on_done(done)
 
-    async with trio.open_nursery() as nursery:
+    async with open_tasks() as nursery:
         for _ in range(at_once):
             nursery.start_soon(worker)
     if errors:
         raise errors[0]
+
+
+@asynccontextmanager
+async def open_tasks() -> AsyncIterator[trio.Nursery]:
+    """A nursery out of which an error comes as it is, not in a group; of several, the first."""
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        first = group.exceptions[0]
+        if len(group.exceptions) == 1 or all(isinstance(error, RbdfsError) for error in group.exceptions):
+            raise first from first.__cause__
+        raise

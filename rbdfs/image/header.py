@@ -48,12 +48,13 @@ class SnapInfo:
 
 @dataclass(slots=True)
 class Locker:
-    """Who holds the exclusive lock."""
+    """Who holds the lock; of a lock that is shared (`rbd lock add --shared`), there may be several."""
 
     entity: str  # client.4123
     cookie: str  # auto 139657908064832
     address: str
     tag: str
+    is_shared: bool = False
 
 
 @dataclass(slots=True)
@@ -177,7 +178,13 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> Header:
         access_timestamp=accessed.ns,
         modify_timestamp=modified.ns,
         lockers=[
-            Locker(str(locker.entity), locker.cookie, str(info.address), lock_info.tag)
+            Locker(
+                str(locker.entity),
+                locker.cookie,
+                str(info.address),
+                lock_info.tag,
+                lock_info.type == lock.LockType.SHARED,
+            )
             for locker, info in lock_info.lockers.items()
         ],
     )

@@ -13,7 +13,7 @@ from rbdfs.errors import InvalidArgument, NotFound, NotSupported, PermissionDeni
 from rbdfs.image import allocation, copying, metadata, resizing, zeroing
 from rbdfs.image.changes import ImageChange
 from rbdfs.image.core import ImageCore
-from rbdfs.image.fanout import OnRead, OnWrite
+from rbdfs.image.fanout import OnRead, OnWrite, open_tasks
 from rbdfs.image.features import check_readable
 from rbdfs.image.header import Header, Locker, SnapInfo, read_header
 from rbdfs.image.lookup import lookup
@@ -233,6 +233,7 @@ class Image(ImageCore):
         """Wait for what is under way, make it durable, give up the lock and the watch."""
         try:
             await self.path.close()
+            self.timestamps.close()
             if not self.is_read_only and not self.is_removed:
                 await self.path.flush()
         finally:
@@ -269,7 +270,7 @@ async def open_image(
     data = ioctx
     if header.data_pool_id is not None:
         data = await ioctx.cluster.open_pool(PoolId(header.data_pool_id), ioctx.namespace)
-    async with _background() as nursery:
+    async with open_tasks() as nursery:
         image = Image(ioctx, data, name, header, snap, nursery, read_only=read_only or snap is not None)
         await image.open()
         try:
@@ -295,18 +296,6 @@ def _find_snap(header: Header, snap_name: str, snap_id: SnapId | None, what: str
     if snap is None:
         raise NotFound(f"{what}@{snap_name or snap_id}: no such snapshot")
     return snap
-
-
-@asynccontextmanager
-async def _background() -> AsyncIterator[trio.Nursery]:
-    """A nursery for tasks that handle their errors; what the block raises comes out as it is, in no group."""
-    try:
-        async with trio.open_nursery() as nursery:
-            yield nursery
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) == 1:
-            raise group.exceptions[0] from group.exceptions[0].__cause__
-        raise
 
 
 class _Completion(Generic[T]):

@@ -24,6 +24,10 @@ class Timestamps:
         self.modify_is_due = not image.is_read_only
         self.access_is_due = not image.is_read_only and now - image.header.access_timestamp >= _INTERVAL * _NANOSECONDS
 
+    def close(self) -> None:
+        """Nothing is due any more."""
+        self.modify_is_due = self.access_is_due = False
+
     def note_access(self) -> None:
         """The image is being read."""
         if self.access_is_due:

@@ -1,11 +1,32 @@
-"""Whole images in and out of files and streams, holes kept."""
+"""Whole images in and out of files and streams, holes kept.
 
+A hole is what the source says is one (SEEK_HOLE), and any run of zeroes in whole units of 4 KiB.
+"""
+
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import trio
+
+from rbdfs.errors import RbdfsError, from_result
+from rbdfs.image import directory
+from rbdfs.image.fanout import for_each, open_tasks
 from rbdfs.image.features import DEFAULT_FEATURES
-from rbdfs.image.image import Image
+from rbdfs.image.image import Image, open_image
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.rados.api import IoCtx
+
+_CHUNK = 4 << 20
+_UNIT = 4096  # rbd import --sparse-size
+_AT_ONCE = 8  # chunks in memory
+_ZERO_UNIT = bytes(_UNIT)
+
+T = TypeVar("T")
 
 
 async def import_file(
@@ -13,7 +34,7 @@ async def import_file(
     source: Path | int,
     name: str,
     *,
-    order: int = 22,
+    order: int = directory.DEFAULT_ORDER,
     features: int = DEFAULT_FEATURES,
     stripe_unit: int = 0,
     stripe_count: int = 0,
@@ -21,9 +42,213 @@ async def import_file(
     on_progress: OnProgress = quiet,
 ) -> None:
     """Make an image of a file, a block device or (a descriptor) a stream; nothing is left of it if that fails."""
-    raise NotImplementedError
+    async with _opened(source, os.O_RDONLY) as descriptor:
+        size = _size_of(descriptor, source)
+        await directory.create(
+            ioctx,
+            name,
+            size or 0,
+            order=order,
+            features=features,
+            stripe_unit=stripe_unit,
+            stripe_count=stripe_count,
+            data_pool=data_pool,
+        )
+        try:
+            async with open_image(ioctx, name) as image:
+                if size is None:
+                    await _import_stream(image, descriptor, on_progress)
+                else:
+                    await _import_seekable(image, descriptor, size, on_progress)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await directory.remove(ioctx, name)
+            raise
+
+
+async def _import_seekable(image: Image, descriptor: int, size: int, on_progress: OnProgress) -> None:
+    done = 0
+
+    async def copy(extent: tuple[int, int]) -> None:
+        nonlocal done
+        offset, length = extent
+        data = await _in_thread(os.pread, descriptor, length, offset)
+        await _write_data(image, offset, data)
+        done = max(done, offset + len(data))
+        on_progress(done, size)
+
+    await for_each(_data_chunks(descriptor, size), copy, at_once=_AT_ONCE)
+    on_progress(size, size)
+
+
+async def _import_stream(image: Image, descriptor: int, on_progress: OnProgress) -> None:
+    """The size is known at the end; until then the image is made twice as large whenever it gets too small."""
+    position = 0
+    async with open_tasks() as nursery:
+        slots = trio.Semaphore(_AT_ONCE)
+        while data := await _in_thread(_read_full, descriptor, _CHUNK):
+            if position + len(data) > image.size:
+                await image.resize(max(2 * image.size, position + len(data)))
+            await slots.acquire()
+            nursery.start_soon(_write_and_release, image, position, data, slots)
+            position += len(data)
+            on_progress(position, 0)
+    await image.resize(position)
+
+
+async def _write_and_release(image: Image, offset: int, data: bytes, slots: trio.Semaphore) -> None:
+    try:
+        await _write_data(image, offset, data)
+    finally:
+        slots.release()
+
+
+async def _write_data(image: Image, offset: int, data: bytes) -> None:
+    view = memoryview(data)
+    for start, end in _nonzero_runs(view):
+        await image.write(offset + start, view[start:end])
+
+
+def _nonzero_runs(data: memoryview) -> Iterator[tuple[int, int]]:
+    """The parts of a chunk, in whole units, that are not all zeroes."""
+    start = -1
+    for position in range(0, len(data), _UNIT):
+        unit = data[position : position + _UNIT]
+        if unit == _ZERO_UNIT or (len(unit) < _UNIT and not any(unit)):
+            if start >= 0:
+                yield start, position
+            start = -1
+        elif start < 0:
+            start = position
+    if start >= 0:
+        yield start, len(data)
 
 
 async def export_file(image: Image, target: Path | int, *, on_progress: OnProgress = quiet) -> None:
     """Write an image (or the snapshot that is open) to a new file, or (a descriptor) to a stream."""
-    raise NotImplementedError
+    async with _opened(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+        size = image.size
+        if isinstance(target, Path):
+            os.ftruncate(descriptor, size)
+            await _export_seekable(image, descriptor, size, on_progress)
+        else:
+            await _export_stream(image, descriptor, size, on_progress)
+        on_progress(size, size)
+
+
+async def _export_seekable(image: Image, descriptor: int, size: int, on_progress: OnProgress) -> None:
+    done = 0
+
+    async def copy(extent: tuple[int, int]) -> None:
+        nonlocal done
+        offset, length = extent
+        await _in_thread(_write_full, descriptor, await image.read(offset, length), offset)
+        done = max(done, offset + length)
+        on_progress(done, size)
+
+    await for_each(_chunks_of(await image.data_extents(0, size)), copy, at_once=_AT_ONCE)
+
+
+async def _export_stream(image: Image, descriptor: int, size: int, on_progress: OnProgress) -> None:
+    """In order, with the reads running ahead of the writes."""
+    send, receive = trio.open_memory_channel[tuple[trio.Event, list[bytes]]](_AT_ONCE)
+
+    async def read(offset: int, ready: trio.Event, slot: list[bytes]) -> None:
+        slot.append(await image.read(offset, _CHUNK))
+        ready.set()
+
+    async def read_ahead(nursery: trio.Nursery) -> None:
+        async with send:
+            for offset in range(0, size, _CHUNK):
+                ready, slot = trio.Event(), list[bytes]()
+                await send.send((ready, slot))
+                nursery.start_soon(read, offset, ready, slot)
+
+    done = 0
+    async with open_tasks() as nursery, receive:
+        nursery.start_soon(read_ahead, nursery)
+        async for ready, slot in receive:
+            await ready.wait()
+            await _in_thread(_write_full, descriptor, slot[0], None)
+            done += len(slot[0])
+            on_progress(done, size)
+
+
+@asynccontextmanager
+async def _opened(place: Path | int, flags: int) -> AsyncIterator[int]:
+    if isinstance(place, int):
+        yield place
+        return
+    try:
+        descriptor = os.open(place, flags | os.O_CLOEXEC, 0o644)
+    except OSError as err:
+        raise _local_error(err, str(place)) from err
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _size_of(descriptor: int, source: Path | int) -> int | None:
+    """Bytes of a file or block device; None for a stream."""
+    kind = os.fstat(descriptor).st_mode
+    if isinstance(source, int) or not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+        return None
+    return os.lseek(descriptor, 0, os.SEEK_END)
+
+
+def _data_chunks(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError:  # ENXIO: a hole up to the end; EINVAL: a device that does not tell
+            if position or stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return
+            start = 0
+        try:
+            position = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError:
+            position = size
+        yield from _chunks_of([(start, position - start)])
+
+
+def _chunks_of(extents: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Extents cut where chunks begin."""
+    for offset, length in extents:
+        end = offset + length
+        while offset < end:
+            stop = min(end, (offset // _CHUNK + 1) * _CHUNK)
+            yield offset, stop - offset
+            offset = stop
+
+
+def _read_full(descriptor: int, length: int) -> bytes:
+    parts: list[bytes] = []
+    while length and (part := os.read(descriptor, length)):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _write_full(descriptor: int, data: bytes, offset: int | None) -> None:
+    view = memoryview(data)
+    while view:
+        if offset is None:
+            written = os.write(descriptor, view)
+        else:
+            written = os.pwrite(descriptor, view, offset)
+            offset += written
+        view = view[written:]
+
+
+async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
+    """File I/O may wait for a disk or a pipe: worth the hop."""
+    try:
+        return await trio.to_thread.run_sync(partial(work, *arguments))
+    except OSError as err:
+        raise _local_error(err, os.strerror(err.errno or 0)) from err
+
+
+def _local_error(err: OSError, what: str) -> RbdfsError:
+    return from_result(-(err.errno or 5), what)

@@ -36,16 +36,17 @@ class Watcher:
         name: str,
         nursery: trio.Nursery,
         on_message: OnMessage,
-        on_rewatch: Callable[[int, RbdfsError], Awaitable[None]],
+        on_rewatch: Callable[[RbdfsError], Awaitable[None]],
     ) -> None:
         self._ioctx = ioctx
         self._name = name
         self._nursery = nursery
         self._on_message = on_message
-        self._on_rewatch = on_rewatch  # (the old cookie, why it was lost): a new watch stands
+        self._on_rewatch = on_rewatch  # with the reason for the loss, or why there is none
         self._watch: Watch | None = None
         self._watching = trio.Event()
         self._lost_for_good: RbdfsError | None = None
+        self._early: list[WatchEvent] = []  # came before the store gave us the watch
 
     async def open(self) -> None:
         """Begin to watch."""
@@ -87,18 +88,23 @@ class Watcher:
         return await self._ioctx.notify(self._name, message.to_bytes(), NOTIFY_SECONDS)
 
     async def _begin(self) -> None:
+        self._early = []
         watch = await self._ioctx.watch(self._name, self._on_event)
         self._watch = watch
         self._watching.set()
+        early, self._early = self._early, []
+        for event in early:
+            self._on_event(event)
 
     def _on_event(self, event: WatchEvent) -> None:
         watch = self._watch
-        if isinstance(event, WatchLost):
-            if watch is not None:
-                self._watch = None
-                self._watching = trio.Event()
-                self._nursery.start_soon(self._rewatch, watch.cookie, event.error)
-        elif watch is not None:
+        if watch is None:
+            self._early.append(event)
+        elif isinstance(event, WatchLost):
+            self._watch = None
+            self._watching = trio.Event()
+            self._nursery.start_soon(self._rewatch, event.error)
+        else:
             self._dispatch(watch, event)
 
     def _dispatch(self, watch: Watch, event: NotifyEvent) -> None:
@@ -112,7 +118,7 @@ class Watcher:
         else:
             self._on_message(message, event, answer)
 
-    async def _rewatch(self, old_cookie: int, error: RbdfsError) -> None:
+    async def _rewatch(self, error: RbdfsError) -> None:
         delay = _FIRST_DELAY
         while True:
             try:
@@ -126,4 +132,4 @@ class Watcher:
                 delay = min(2 * delay, _LAST_DELAY)
             else:
                 break
-        await self._on_rewatch(old_cookie, self._lost_for_good or error)
+        await self._on_rewatch(self._lost_for_good or error)

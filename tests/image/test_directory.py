@@ -1,0 +1,165 @@
+"""The images of a pool and namespace."""
+
+import pytest
+from image.conftest import MIB, Pools
+
+from rbdfs.cls import directory as cls_directory
+from rbdfs.cls.query import change
+from rbdfs.errors import Busy, Exists, InvalidArgument, NotEmpty, NotFound, NotSupported
+from rbdfs.image import directory, snapshots
+from rbdfs.image.features import Feature
+from rbdfs.image.header import read_header
+from rbdfs.image.image import open_image
+from rbdfs.rados import calls
+
+
+async def test_created_images_are_listed_by_name(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        assert await directory.list_images(ioctx) == {}
+        ids = {name: await directory.create(ioctx, name, MIB) for name in ("b", "a c", "é")}
+        assert await directory.list_images(ioctx) == ids
+        assert list(await directory.list_images(ioctx)) == ["a c", "b", "é"]
+        assert await directory.lookup(ioctx, "é") == ids["é"]
+
+
+async def test_header_says_what_was_created(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        image_id = await directory.create(ioctx, "vm", 5 * MIB, order=20, stripe_unit=65536, stripe_count=4)
+        header = await read_header(ioctx, image_id)
+        assert (header.size, header.order, header.stripe_unit, header.stripe_count) == (5 * MIB, 20, 65536, 4)
+        assert header.features == 61 | Feature.STRIPINGV2
+        assert header.object_prefix == f"rbd_data.{image_id}"
+        assert header.create_timestamp == header.modify_timestamp == header.access_timestamp > 0
+        assert not header.snaps
+        assert not header.lockers
+
+
+@pytest.mark.parametrize("order", [11, 26])
+async def test_object_size_has_bounds(pools: Pools, order: int) -> None:
+    async with pools.client() as ioctx:
+        with pytest.raises(InvalidArgument):
+            await directory.create(ioctx, "vm", MIB, order=order)
+
+
+async def test_features_that_we_cannot_make_are_refused_by_name(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        with pytest.raises(NotSupported, match="journaling"):
+            await directory.create(ioctx, "vm", MIB, features=61 | Feature.JOURNALING)
+        with pytest.raises(NotSupported, match="object-map needs exclusive-lock"):
+            await directory.create(ioctx, "vm", MIB, features=Feature.OBJECT_MAP)
+        assert await directory.list_images(ioctx) == {}
+
+
+async def test_rename(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        image_id = await directory.create(ioctx, "old", MIB)
+        await directory.create(ioctx, "taken", MIB)
+        with pytest.raises(Exists):
+            await directory.rename(ioctx, "old", "taken")
+        with pytest.raises(Exists):
+            await directory.rename(ioctx, "old", "old")
+        with pytest.raises(NotFound):
+            await directory.rename(ioctx, "none", "new")
+        await directory.rename(ioctx, "old", "new")
+        assert (await directory.list_images(ioctx))["new"] == image_id
+        with pytest.raises(NotFound):
+            await directory.lookup(ioctx, "old")
+
+
+async def test_rename_interrupted_before_the_directory_can_be_done_again(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        image_id = await directory.create(ioctx, "old", MIB)
+        await change(ioctx, cls_directory.id_object("new"), calls.Write(0, b""), cls_directory.set_id(image_id))
+        await directory.rename(ioctx, "old", "new")
+        assert await directory.list_images(ioctx) == {"new": image_id}
+
+
+async def test_removed_image_leaves_nothing(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", 20 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(3 * MIB, b"x" * (10 * MIB))
+        steps: list[tuple[int, int]] = []
+        await directory.remove(ioctx, "vm", on_progress=lambda done, total: steps.append((done, total)))
+        assert steps[-1] == (4, 4)
+        assert [name async for name in ioctx.list_objects()] == ["rbd_directory"]
+
+
+async def test_image_without_object_map_is_removed_whole(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", 1 << 40, features=Feature.LAYERING)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(1 << 39, b"far")
+            await image.write(0, b"near")
+        await directory.remove(ioctx, "vm")
+        assert [name async for name in ioctx.list_objects()] == ["rbd_directory"]
+
+
+async def test_half_removed_image_can_be_removed_again(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        image_id = await directory.create(ioctx, "vm", MIB)
+        await calls.remove(ioctx, f"rbd_header.{image_id}")
+        await calls.remove(ioctx, "rbd_id.vm")
+        await directory.remove(ioctx, "vm")
+        assert [name async for name in ioctx.list_objects()] == ["rbd_directory"]
+
+
+async def test_image_with_snapshots_is_not_removed(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"data")
+            await snapshots.create(image, "s")
+        with pytest.raises(NotEmpty):
+            await directory.remove(ioctx, "vm")
+        async with open_image(ioctx, "vm") as image:
+            assert await image.read(0, 4) == b"data"
+
+
+async def test_format_1_is_refused_by_name(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await calls.write(ioctx, "old.rbd", 0, b"<<< Rados Block Device Image >>>\n")
+        with pytest.raises(NotSupported, match="format 1"):
+            await directory.lookup(ioctx, "old")
+        with pytest.raises(Exists):
+            await directory.create(ioctx, "old", MIB)
+
+
+async def test_damaged_header_is_said(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        image_id = await directory.create(ioctx, "vm", MIB)
+        await calls.omap_set(ioctx, f"rbd_header.{image_id}", {"order": b"\xff"})
+        with pytest.raises(Exception, match=f"rbd_header.{image_id}"):
+            await read_header(ioctx, image_id)
+        assert "vm" in await directory.list_images(ioctx)
+
+
+async def test_namespaces_hold_images_of_their_own(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        inside = ioctx.with_namespace("ns")
+        with pytest.raises(NotFound):
+            await directory.create(inside, "vm", MIB)
+        await directory.create_namespace(ioctx, "ns")
+        with pytest.raises(Exists):
+            await directory.create_namespace(ioctx, "ns")
+        assert await directory.list_namespaces(ioctx) == ["ns"]
+        await directory.create(inside, "vm", MIB)
+        async with open_image(inside, "vm") as image:
+            await image.write(0, b"inside")
+        assert await directory.list_images(ioctx) == {}
+        with pytest.raises(Busy):
+            await directory.remove_namespace(ioctx, "ns")
+        await directory.remove(inside, "vm")
+        await directory.remove_namespace(ioctx, "ns")
+        assert await directory.list_namespaces(ioctx) == []
+        with pytest.raises(NotFound):
+            await directory.remove_namespace(ioctx, "ns")
+        assert [name async for name in inside.list_objects()] == []
+
+
+async def test_more_images_than_fit_a_page(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        names = [f"image-{number:04}" for number in range(1100)]
+        for number, name in enumerate(names):
+            await change(ioctx, cls_directory.DIRECTORY, cls_directory.add_image(name, f"{number:x}"))
+        assert list(await directory.list_images(ioctx)) == names

@@ -1,0 +1,160 @@
+"""Snapshots of an image."""
+
+import pytest
+import trio
+from image.conftest import MIB, Pools
+
+from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, NotSupported, RbdfsError
+from rbdfs.image import directory, snapshots
+from rbdfs.image.features import Feature
+from rbdfs.image.image import Image, ImageChange, open_image
+from rbdfs.rados.api import IoCtx
+
+
+async def content(ioctx: IoCtx, snap_name: str, offset: int, length: int) -> bytes:
+    async with open_image(ioctx, "vm", snap_name=snap_name) as image:
+        return await image.read(offset, length)
+
+
+async def test_snapshot_keeps_bytes_and_size(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", 8 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"before")
+            snap_id = await snapshots.create(image, "s")
+            await image.write(0, b"after!")
+            await image.write(5 * MIB, b"new")
+            await image.resize(MIB)
+            assert await content(ioctx, "s", 0, 6) == b"before"
+            assert await content(ioctx, "s", 5 * MIB, 3) == bytes(3)
+            (snap,) = image.header.snaps
+            assert (snap.id, snap.name, snap.size, snap.is_protected) == (snap_id, "s", 8 * MIB, False)
+            assert image.size == MIB
+        async with open_image(ioctx, "vm", snap_id=snap_id) as image:
+            assert image.size == 8 * MIB
+            assert image.snap is not None
+            assert image.snap.name == "s"
+
+
+async def test_names_must_be_new_and_sane(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", MIB)
+        async with open_image(ioctx, "vm") as image:
+            await snapshots.create(image, "s")
+            with pytest.raises(Exists):
+                await snapshots.create(image, "s")
+            with pytest.raises(InvalidArgument):
+                await snapshots.create(image, "a@b")
+            await snapshots.create(image, "t")
+            with pytest.raises(Exists):
+                await snapshots.rename(image, "s", "t")
+            with pytest.raises(NotFound):
+                await snapshots.rename(image, "none", "u")
+            await snapshots.rename(image, "s", "u")
+            assert [snap.name for snap in image.header.snaps] == ["u", "t"]
+
+
+async def test_protected_snapshot_stays(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", MIB)
+        async with open_image(ioctx, "vm") as image:
+            await snapshots.create(image, "s")
+            with pytest.raises(InvalidArgument):
+                await snapshots.unprotect(image, "s")
+            await snapshots.protect(image, "s")
+            assert image.header.snaps[0].is_protected
+            for refused in (snapshots.protect(image, "s"), snapshots.remove(image, "s"), snapshots.purge(image)):
+                with pytest.raises(Busy):
+                    await refused
+            await snapshots.unprotect(image, "s")
+            await snapshots.remove(image, "s")
+            assert image.header.snaps == []
+            with pytest.raises(NotFound):
+                await snapshots.remove(image, "s")
+
+
+async def test_protection_needs_layering(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", MIB, features=Feature.EXCLUSIVE_LOCK)
+        async with open_image(ioctx, "vm") as image:
+            await snapshots.create(image, "s")
+            with pytest.raises(NotSupported):
+                await snapshots.protect(image, "s")
+
+
+@pytest.mark.parametrize("features", [61, Feature.LAYERING, Feature.LAYERING | Feature.EXCLUSIVE_LOCK])
+async def test_rollback_brings_bytes_and_size_back(pools: Pools, features: int) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", 20 * MIB, features=features)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"one" * MIB)
+            await image.write(17 * MIB, b"kept")
+            before = await image.read(0, 20 * MIB)
+            await snapshots.create(image, "s")
+            await image.write(100, b"changed")
+            await snapshots.create(image, "later")
+            await image.write_zeroes(0, 4 * MIB)
+            await image.write(9 * MIB, b"created afterwards")
+            await image.resize(10 * MIB)
+            heard: list[ImageChange] = []
+            image.subscribe(heard.append)
+            await snapshots.rollback(image, "s")
+            assert image.size == 20 * MIB
+            assert await image.read(0, 20 * MIB) == before
+            assert ImageChange.CONTENT in heard
+            await image.write(9 * MIB, b"usable")
+            assert await content(ioctx, "later", 98, 10) == b"eochangede"
+
+
+async def test_purge_removes_all(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", MIB)
+        async with open_image(ioctx, "vm") as image:
+            for name in "abc":
+                await snapshots.create(image, name)
+            await snapshots.purge(image)
+            assert image.header.all_snaps == []
+        await directory.remove(ioctx, "vm")
+
+
+async def test_no_write_spans_a_snapshot(pools: Pools) -> None:
+    """Writers run on while snapshots are made: each snapshot holds, of each block, one complete generation."""
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", 8 * MIB, order=20)
+        async with open_image(ioctx, "vm") as image, trio.open_nursery() as nursery:
+            stop = trio.Event()
+            acknowledged = [0] * 8
+            for block in range(8):
+                nursery.start_soon(_keep_writing, image, block, acknowledged, stop)
+            floors: dict[str, list[int]] = {}
+            for number in range(5):
+                await trio.sleep(0.02)
+                floors[f"s{number}"] = list(acknowledged)
+                await snapshots.create(image, f"s{number}")
+            stop.set()
+        for name, floor in floors.items():
+            for block in range(8):
+                data = await content(ioctx, name, block * MIB, 8000)
+                generation = int.from_bytes(data[:4], "big")
+                assert data == generation.to_bytes(4, "big") * 2000
+                assert generation >= floor[block]
+
+
+async def _keep_writing(image: Image, block: int, acknowledged: list[int], stop: trio.Event) -> None:
+    generation = 0
+    while not stop.is_set():
+        generation += 1
+        await image.write(block * MIB, generation.to_bytes(4, "big") * 2000)
+        acknowledged[block] = generation
+        await trio.lowlevel.checkpoint()
+
+
+async def test_failed_snapshot_lets_writes_go_on(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", MIB)
+        async with open_image(ioctx, "vm") as image:
+            await snapshots.create(image, "s")
+            with pytest.raises(RbdfsError):
+                await snapshots.create(image, "s")
+            await image.write(0, b"on")
+            assert await image.read(0, 2) == b"on"
