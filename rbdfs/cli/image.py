@@ -228,8 +228,9 @@ async def _list_long(arguments: Arguments, ioctx: IoCtx, images: dict[str, str])
         table = Table("NAME", ">SIZE", "PARENT", ">FMT", "PROT", "LOCK")
         for row in rows:
             parent = parents.get(row)
+            lock = {"": "", "shared": "shr", "exclusive": "excl"}[row.lock_type]
             is_protected = row.snap is not None and row.snap.is_protected
-            table.add(row.spec, format_size(row.size), parent or "", 2, "yes" if is_protected else "", row.lock)
+            table.add(row.spec, format_size(row.size), parent or "", 2, "yes" if is_protected else "", lock)
         table.print()
     return code
 
@@ -242,7 +243,7 @@ class _Row:
         self.spec = f"{name}@{snap.name}" if snap else name
         self.size = snap.size if snap else header.size
         self.parent = snap.parent if snap else header.parent
-        self.lock = "" if snap or not header.lockers else "excl"
+        self.lock_type = "" if snap or not header.lockers else "shared" if header.lockers[0].is_shared else "exclusive"
 
     def as_json(self, parent: ImageSpec | None) -> dict[str, object]:
         """With the keys of `rbd ls -l --format json`."""
@@ -258,8 +259,8 @@ class _Row:
                 "snapshot": parent.snap,
             }
         row["format"] = 2
-        if self.snap and self.snap.is_protected:
-            row["protected"] = "true"
-        if self.lock:
-            row["lock_type"] = "exclusive"
+        if self.snap:
+            row["protected"] = "true" if self.snap.is_protected else "false"
+        if self.lock_type:
+            row["lock_type"] = self.lock_type
         return row

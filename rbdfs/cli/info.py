@@ -176,11 +176,13 @@ async def show_usage(arguments: Arguments) -> None:
         for name in names or await directory.list_images(ioctx):
             rows += await disk_usage(ioctx, name)
     if snap:
-        rows = [row for row in rows if row.snap_name == snap]
-        if not rows:
+        # A snapshot counts what is in it and not in those before, so `rbd du` shows those, too.
+        last = next((index for index, row in enumerate(rows) if row.snap_name == snap), None)
+        if last is None:
             raise NotFound(f"{where}/{names[0]}@{snap}: no such snapshot")
-    # As in `rbd du`: provisioned counts every image once, used counts every row.
-    provisioned = sum(row.provisioned for row in rows if row.snap_name is None)
+        rows = rows[: last + 1]
+    # Provisioned counts every image once, used counts every row.
+    provisioned = sum(row.provisioned for row in rows if snap or row.snap_name is None)
     used = sum(row.used for row in rows)
     if arguments.format == "json":
         usage: dict[str, object] = {"images": [_usage_as_json(row) for row in rows]}
@@ -192,9 +194,9 @@ async def show_usage(arguments: Arguments) -> None:
     for row in rows:
         name = f"{row.name}@{row.snap_name}" if row.snap_name is not None else row.name
         table.add(name, format_size(row.provisioned), format_size(row.used))
-    if len(rows) > 1 or not names:
+    if len(rows) > 1:
         table.add("<TOTAL>", format_size(provisioned), format_size(used))
-    if rows or not names:
+    if rows:
         table.print()
 
 

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from rbdfs.fuse.state import process_start
 
 pytestmark = [
     pytest.mark.mount,
@@ -84,20 +85,15 @@ def detach(mountpoint: object) -> None:
 
 def wait_for_end(pid: int) -> None:
     for _ in range(100):
-        with suppress(ProcessLookupError):
-            os.kill(pid, 0)
-            time.sleep(0.1)
-            continue
-        return
+        if not is_running(pid):
+            return
+        time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
 
 
 def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether a process works, or lies there only until somebody asks how it ended."""
+    return process_start(pid) != 0
 
 
 def test_first_mount_makes_store_pool_and_mountpoint_and_says_so(shell: Shell) -> None:

@@ -35,8 +35,10 @@ def cluster(ceph_cluster: CephCluster) -> Iterator[CephCluster]:
         f"image-meta set {POOL}/vm key value",
         f"image-meta set {POOL}/vm longer-key v",
         f"namespace create {POOL}/ns",
+        f"namespace create {POOL}/empty",
         f"create {POOL}/ns/inside -s 1M",
         f"lock add {POOL}/plain somebody",
+        f"lock add {POOL}/striped somebody --shared tag",
     ):
         ceph_cluster.rbd(*command.split())
     yield ceph_cluster
@@ -72,22 +74,37 @@ SHOWING = [
     f"snap ls {POOL}/vm",
     f"snap ls {POOL}/odd",
     f"image-meta ls {POOL}/vm",
-    f"image-meta ls {POOL}/odd",
     f"status {POOL}/vm",
     f"namespace ls {POOL}",
     f"du {POOL}/odd",
     f"du {POOL}/vm",
     f"du {POOL}/vm@s1",
     f"du {POOL}/vm@s2",
+    f"du -p {POOL}",
+    f"du -p {POOL} --namespace ns",
+    f"du -p {POOL} --namespace empty",
+    f"ls -l {POOL}/empty",
 ]
 
 
-@pytest.mark.parametrize("form", [[], ["--format", "json"], ["--format", "json", "--pretty-format"]], ids=" ".join)
-@pytest.mark.parametrize("command", SHOWING)
-def test_output_is_that_of_rbd(cluster: CephCluster, rbdfs: Rbdfs, command: str, form: list[str]) -> None:
-    argv = [*command.split(), *form]
+JSON, PRETTY = " --format json", " --format json --pretty-format"
+INDENTED = {f"ls {POOL}", f"ls -l {POOL}", f"info {POOL}/child", f"du -p {POOL}"}  # once for each kind of structure
+
+
+CASES = [command + form for command in SHOWING for form in ("", JSON, PRETTY) if form != PRETTY or command in INDENTED]
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_output_is_that_of_rbd(cluster: CephCluster, rbdfs: Rbdfs, command: str) -> None:
+    argv = command.split()
     ours, theirs = rbdfs(*argv), cluster.run("rbd", *argv)
     assert (ours.stdout, ours.returncode) == (theirs.stdout, 0), ours.stderr
+
+
+def test_image_without_metadata_lists_none(cluster: CephCluster, rbdfs: Rbdfs) -> None:
+    argv = ["image-meta", "ls", f"{POOL}/odd"]
+    assert rbdfs(*argv).stdout == cluster.rbd(*argv)
+    assert rbdfs(*argv, "--format", "json").stdout == "{}\n"  # where rbd prints nothing, which is no JSON
 
 
 def test_value_of_metadata_is_that_of_rbd(cluster: CephCluster, rbdfs: Rbdfs) -> None:
