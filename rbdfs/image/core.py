@@ -292,6 +292,8 @@ class ImageCore:
                 if self.lock is not None and not self.watcher.is_self(message.client):
                     self.lock.peer_moved()
                     self.changed(ImageChange.LOCK | ImageChange.CONTENT)
+                if isinstance(message, ReleasedLock) and not self.watcher.is_self(message.client):
+                    self._refresh_soon()  # librbd renames an image under the lock and says nothing else
             case RequestLock():
                 if is_owner and not self.watcher.is_self(message.client):
                     answer(Response(0).to_bytes())

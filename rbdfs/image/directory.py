@@ -2,14 +2,13 @@
 
 An image is found by name through `rbd_id.<name>`, and listed by `rbd_directory`. Whatever is interrupted here leaves at
 worst an object that nothing names, or an id object whose name is not listed; never a listed image without a header.
-How an image is emptied before its name goes is in `removal.py`.
+How an image is emptied before its name goes is in `removal.py`, and how it changes its name in `renaming.py`.
 """
 
 import secrets
 from contextlib import suppress
 
 from rbdfs.cls import directory, object_map, rbd
-from rbdfs.cls.notify import HeaderUpdate
 from rbdfs.cls.query import ask, change
 from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, DirectoryState
 from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, TooLarge
@@ -18,6 +17,7 @@ from rbdfs.image.lookup import exists, lookup, where
 from rbdfs.image.names import data_prefix, header_object, id_object, object_map_object, old_header_object
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.removal import remove_image
+from rbdfs.image.renaming import rename as rename
 from rbdfs.image.spec import check_image_name
 from rbdfs.image.striping import Striping
 from rbdfs.rados import calls
@@ -113,33 +113,6 @@ async def _give_name(ioctx: IoCtx, name: str, image_id: str) -> None:
 async def _drop_nameless(ioctx: IoCtx, image_id: str) -> None:
     for name in (object_map_object(image_id), header_object(image_id)):
         await calls.remove(ioctx, name, missing_ok=True)
-
-
-async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
-    """Give an image another name: NotFound, or Exists where that one is taken."""
-    check_image_name(new_name)
-    image_id = await lookup(ioctx, name)
-    if await exists(ioctx, old_header_object(new_name)):
-        raise Exists(f"{where(ioctx, new_name)}: the image exists")
-    try:
-        await change(ioctx, id_object(new_name), Create(exclusive=True), directory.set_id(image_id))
-    except Exists as err:
-        # Left by a rename to the same name that was interrupted: the directory knows.
-        if name == new_name or await ask(ioctx, id_object(new_name), directory.get_id()) != image_id:
-            raise Exists(f"{where(ioctx, new_name)}: the image exists") from err
-    try:
-        await change(ioctx, directory.DIRECTORY, directory.rename_image(name, new_name, image_id))
-    except BaseException:
-        await calls.remove(ioctx, id_object(new_name), missing_ok=True)
-        raise
-    await calls.remove(ioctx, id_object(name), missing_ok=True)
-    await _tell(ioctx, image_id)
-
-
-async def _tell(ioctx: IoCtx, image_id: str) -> None:
-    """Whoever has the image open looks at it again."""
-    with suppress(NotFound):  # a damaged image may be renamed, too
-        await ioctx.notify(header_object(image_id), HeaderUpdate().to_bytes())
 
 
 async def remove(ioctx: IoCtx, name: str, *, on_progress: OnProgress = quiet) -> None:

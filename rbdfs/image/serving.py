@@ -4,11 +4,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rbdfs.cls import notify
+from rbdfs.cls.directory import DIRECTORY, get_image_name
+from rbdfs.cls.query import ask
 from rbdfs.cls.rbd_types import SnapKind
 from rbdfs.errors import NotFound, NotSupported
 from rbdfs.image import metadata, resizing, snap_steps
 from rbdfs.image.core import ImageCore
 from rbdfs.image.progress import OnProgress
+from rbdfs.image.renaming import rename
 
 Serve = Callable[[ImageCore, Any, OnProgress], Awaitable[None]]
 
@@ -45,6 +48,11 @@ async def _snap_unprotect(image: ImageCore, message: notify.SnapUnprotect, _: On
     await snap_steps.unprotect(image, message.snap_name)
 
 
+async def _rename(image: ImageCore, message: notify.Rename, _: OnProgress) -> None:
+    name = await ask(image.ioctx, DIRECTORY, get_image_name(image.image_id))
+    await rename(image.ioctx, name, message.image_name)
+
+
 async def _metadata_update(image: ImageCore, message: notify.MetadataUpdate, _: OnProgress) -> None:
     await metadata.update(image, message.key, message.value)
 
@@ -61,5 +69,6 @@ SERVANTS: dict[type[notify.Message], Serve] = {
     notify.SnapRename: _snap_rename,
     notify.SnapProtect: _snap_protect,
     notify.SnapUnprotect: _snap_unprotect,
+    notify.Rename: _rename,
     notify.MetadataUpdate: _metadata_update,
 }

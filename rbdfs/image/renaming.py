@@ -1,0 +1,46 @@
+"""Giving an image another name.
+
+The id object of the new name comes first, then the directory changes both of its entries at once, then the id object of
+the old name goes: an image always has a name that leads to it. librbd does the same as owner of the exclusive lock; but
+nothing of the image changes, so no lock is needed.
+"""
+
+from contextlib import suppress
+
+from rbdfs.cls import directory
+from rbdfs.cls.notify import HeaderUpdate
+from rbdfs.cls.query import ask, change
+from rbdfs.errors import Exists, NotFound
+from rbdfs.image.lookup import exists, lookup, where
+from rbdfs.image.names import header_object, id_object, old_header_object
+from rbdfs.image.spec import check_image_name
+from rbdfs.rados import calls
+from rbdfs.rados.api import IoCtx
+from rbdfs.rados.ops import Create
+
+
+async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
+    """Give an image another name: NotFound, or Exists where that one is taken."""
+    check_image_name(new_name)
+    image_id = await lookup(ioctx, name)
+    if await exists(ioctx, old_header_object(new_name)):
+        raise Exists(f"{where(ioctx, new_name)}: the image exists")
+    try:
+        await change(ioctx, id_object(new_name), Create(exclusive=True), directory.set_id(image_id))
+    except Exists as err:
+        # Left by a rename to the same name that was interrupted: the directory knows.
+        if name == new_name or await ask(ioctx, id_object(new_name), directory.get_id()) != image_id:
+            raise Exists(f"{where(ioctx, new_name)}: the image exists") from err
+    try:
+        await change(ioctx, directory.DIRECTORY, directory.rename_image(name, new_name, image_id))
+    except BaseException:
+        await calls.remove(ioctx, id_object(new_name), missing_ok=True)
+        raise
+    await calls.remove(ioctx, id_object(name), missing_ok=True)
+    await _tell(ioctx, image_id)
+
+
+async def _tell(ioctx: IoCtx, image_id: str) -> None:
+    """Whoever has the image open looks at it again."""
+    with suppress(NotFound):  # a damaged image may be renamed, too
+        await ioctx.notify(header_object(image_id), HeaderUpdate().to_bytes())
