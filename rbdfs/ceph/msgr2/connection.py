@@ -104,6 +104,7 @@ class Connection:
             nonce=identity.nonce,
             global_seq=identity.next_global_seq(),
             modes=modes,
+            buffers=identity.buffers,
         )
         with trio.move_on_after(OPEN_TIMEOUT):
             try:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 from rbdfs.ceph.msgr2 import features
+from rbdfs.ceph.msgr2.buffers import BufferPool
 from rbdfs.ceph.msgr2.frames import CrcFrames, FrameCodec, Tag
 from rbdfs.ceph.msgr2.login import Login, Mode
 from rbdfs.ceph.msgr2.secure import SecureFrames
@@ -129,10 +130,13 @@ class Handshake:
         nonce: int,
         global_seq: int = 1,
         modes: Sequence[Mode] = (Mode.CRC, Mode.SECURE),
+        buffers: BufferPool | None = None,
     ) -> None:
+        """`buffers` are for large data in secure mode."""
         self.established: Established | None = None
         self._target, self._peer_type, self._login = target, peer_type, login
         self._nonce, self._global_seq, self._modes = nonce, global_seq, list(modes)
+        self._buffers = buffers or BufferPool()
         self._codec: FrameCodec = CrcFrames()
         self._buffer = bytearray()
         self._received = bytearray()  # what the signatures cover
@@ -247,7 +251,7 @@ class Handshake:
             signature = hmac.digest(secrets.session_key, bytes(self._received), "sha256")
             self._server_signature = hmac.digest(secrets.session_key, bytes(self._sent), "sha256")
         if self._mode == Mode.SECURE:
-            self._codec = SecureFrames(secrets.connection_secret)
+            self._codec = SecureFrames(secrets.connection_secret, self._buffers)
         self._expected = (Tag.AUTH_SIGNATURE,)
         return self._encode(Tag.AUTH_SIGNATURE, _Signature(signature))
 

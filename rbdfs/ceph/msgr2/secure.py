@@ -13,8 +13,10 @@ import struct
 from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from rbdfs.ceph.msgr2.buffers import BufferPool
 from rbdfs.ceph.msgr2.frames import (
     COMPLETE,
     LATE_STATUS_MASK,
@@ -39,6 +41,7 @@ _BLOCK_A = PREAMBLE_SIZE + _INLINE
 _EPILOGUE = bytes([COMPLETE]) + bytes(15)
 _ZEROES = bytes(_INLINE)
 _MAX_SHAPES = 512
+_LARGE = 64 << 10  # a block from this size on goes through a buffer that is used again
 
 
 def _padding(length: int) -> bytes:
@@ -68,9 +71,11 @@ class SecureFrames:
 
     is_fresh = True
 
-    def __init__(self, secret: bytes, *, as_server: bool = False) -> None:
+    def __init__(self, secret: bytes, buffers: BufferPool, *, as_server: bool = False) -> None:
         if len(secret) != SECRET_SIZE:
             raise WireError(f"connection secret of {len(secret)} bytes")
+        self._buffers = buffers
+        self._aes = algorithms.AES(secret[:16])
         self._cipher = AESGCM(secret[:16])
         receive, transmit = _Nonce(secret[16:28]), _Nonce(secret[28:40])
         self._receive, self._transmit = (transmit, receive) if as_server else (receive, transmit)
@@ -93,8 +98,9 @@ class SecureFrames:
             preamble = self._preambles[shape] = make_preamble(Tag.MESSAGE, message_lengths(header, *shape))
         out: list[Buffer] = self._encode_control(preamble, header)
         if front or data_length:
-            plain = b"".join((front, _padding(len(front)), *data, _padding(data_length), _EPILOGUE))
-            out.append(self._encrypt(plain))
+            parts = (front, _padding(len(front)), *data, _padding(data_length), _EPILOGUE)
+            large = data_length >= _LARGE
+            out.append(self._encrypt_parts(parts) if large else self._encrypt(b"".join(parts)))
         return out
 
     def _encode_control(self, preamble: bytes, control: Buffer) -> list[Buffer]:
@@ -131,7 +137,8 @@ class SecureFrames:
         if not body:
             return tag, [control], size
         segments = [control]
-        text = memoryview(self._decrypt(buffer[position : position + body]))
+        block = buffer[position : position + body]
+        text = self._decrypt_large(block) if body >= _LARGE else memoryview(self._decrypt(block))
         position = 0
         for length in lengths[1:]:
             segments.append(text[position : position + length])
@@ -149,3 +156,24 @@ class SecureFrames:
             return self._cipher.decrypt(self._receive.next(), block, None)
         except InvalidTag as err:
             raise WireError("frame that does not decrypt") from err
+
+    def _encrypt_parts(self, parts: Sequence[Buffer]) -> memoryview:
+        """The same without joining the parts first."""
+        window = self._buffers.take(sum(map(len, parts)) + _TAG)
+        encryptor = Cipher(self._aes, modes.GCM(self._transmit.next())).encryptor()
+        position = 0
+        for part in parts:
+            position += encryptor.update_into(part, window[position:])
+        encryptor.finalize()
+        window[position : position + _TAG] = encryptor.tag
+        return window[: position + _TAG]
+
+    def _decrypt_large(self, block: memoryview) -> memoryview:
+        window = self._buffers.take(len(block))
+        decryptor = Cipher(self._aes, modes.GCM(self._receive.next(), bytes(block[-_TAG:]))).decryptor()
+        length = decryptor.update_into(block[:-_TAG], window)
+        try:
+            decryptor.finalize()
+        except InvalidTag as err:
+            raise WireError("frame that does not decrypt") from err
+        return window[:length]

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from rbdfs.ceph.cephx.credentials import Credentials
+from rbdfs.ceph.msgr2.buffers import BufferPool
 from rbdfs.ceph.msgr2.connection import (
     KEEPALIVE_INTERVAL,
     KEEPALIVE_TIMEOUT,
@@ -77,11 +78,11 @@ async def connected(mode: Mode = Mode.CRC, leftover: bytes = b"") -> AsyncIterat
         peer_features=0,
         global_id=1,
         mode=mode,
-        codec=SecureFrames(SECRET) if secure else CrcFrames(),
+        codec=SecureFrames(SECRET, BufferPool()) if secure else CrcFrames(),
         leftover=leftover,
     )
     connection = Connection(ours, EntityAddr(2, "10.0.0.1", 6800, 1), Identity(), established)
-    peer = Peer(theirs, SecureFrames(SECRET, as_server=True) if secure else CrcFrames())
+    peer = Peer(theirs, SecureFrames(SECRET, BufferPool(), as_server=True) if secure else CrcFrames())
     try:
         yield connection, peer
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from rbdfs.ceph.msgr2.buffers import BufferPool
 from rbdfs.ceph.msgr2.frames import ABORTED, CrcFrames, Frame, FrameCodec, Tag, crc32c, make_preamble
 from rbdfs.ceph.msgr2.secure import SecureFrames
 from rbdfs.errors import WireError
@@ -22,7 +23,7 @@ def crc_pair() -> tuple[FrameCodec, FrameCodec]:
 
 
 def secure_pair() -> tuple[FrameCodec, FrameCodec]:
-    return SecureFrames(SECRET), SecureFrames(SECRET, as_server=True)
+    return SecureFrames(SECRET, BufferPool()), SecureFrames(SECRET, BufferPool(), as_server=True)
 
 
 BOTH = pytest.mark.parametrize("pair", [crc_pair, secure_pair])
