@@ -12,8 +12,10 @@ Two codecs have the same three methods, so the connection does not know which it
 receive buffer and copies nothing: segments are views of the buffer (CRC) or of fresh plain text (secure).
 """
 
+import itertools
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol, cast
 
@@ -124,7 +126,7 @@ class CrcFrames:
     def __init__(self) -> None:
         self.wanted = PREAMBLE_SIZE
         self._preambles: dict[tuple[int, int], bytes] = {}  # those of our messages, by front and data length
-        self._shapes: dict[bytes, tuple[int, tuple[int, ...], int]] = {}  # the peer's, found correct; whole length
+        self._shapes: dict[bytes, _Shape] = {}  # the peer's frames, by preamble
 
     def encode(self, tag: int, control: Buffer) -> bytes:
         """A frame of one segment."""
@@ -160,37 +162,46 @@ class CrcFrames:
         if end - start < PREAMBLE_SIZE:
             self.wanted = PREAMBLE_SIZE
             return None
-        position = start + PREAMBLE_SIZE
-        preamble = bytes(buffer[start:position])
-        tag, lengths, size = self._shapes.get(preamble) or self._remember_shape(preamble)
-        if end - start < size:
-            self.wanted = size
+        preamble = bytes(buffer[start : start + PREAMBLE_SIZE])
+        shape = self._shapes.get(preamble) or self._remember_shape(preamble)
+        if end - start < shape.size:
+            self.wanted = shape.size
             return None
-        after = position + lengths[0]
-        control = buffer[position:after]
-        if crc32c(control) ^ _ALL_ONES != CRC.unpack_from(buffer, after)[0]:
-            raise WireError(f"frame {tag} with a wrong checksum of its control segment")
+        frame = buffer[start : start + shape.size]
+        control = frame[PREAMBLE_SIZE : shape.control_end]
+        if crc32c(control) ^ _ALL_ONES != CRC.unpack_from(frame, shape.control_end)[0]:
+            raise WireError(f"frame {shape.tag} with a wrong checksum of its control segment")
         segments = [control]
-        if len(lengths) > 1:
-            position = after + CRC.size
-            late_status, *crcs = _EPILOGUE.unpack_from(buffer, start + size - _EPILOGUE.size)
-            for length, crc in zip(lengths[1:], crcs, strict=False):
-                segment = buffer[position : position + length]
+        if shape.spans:
+            late_status, *crcs = _EPILOGUE.unpack_from(frame, shape.size - _EPILOGUE.size)
+            for (begin, after), crc in zip(shape.spans, crcs, strict=False):
+                segment = frame[begin:after]
                 if crc32c(segment) ^ _ALL_ONES != crc:
-                    raise WireError(f"frame {tag} with a wrong checksum of segment {len(segments)}")
+                    raise WireError(f"frame {shape.tag} with a wrong checksum of segment {len(segments)}")
                 segments.append(segment)
-                position += length
             if late_status & LATE_STATUS_MASK != COMPLETE:
-                return refuse_or_skip(late_status, size)
-        return tag, segments, size
+                return refuse_or_skip(late_status, shape.size)
+        return shape.tag, segments, shape.size
 
-    def _remember_shape(self, preamble: bytes) -> tuple[int, tuple[int, ...], int]:
+    def _remember_shape(self, preamble: bytes) -> "_Shape":
         tag, lengths = parse_preamble(preamble)
         if len(self._shapes) >= _MAX_SHAPES:
             self._shapes.clear()
-        size = PREAMBLE_SIZE + sum(lengths) + CRC.size + (_EPILOGUE.size if len(lengths) > 1 else 0)
-        shape = self._shapes[preamble] = tag, lengths, size
+        control_end = PREAMBLE_SIZE + lengths[0]
+        ends = list(itertools.accumulate(lengths[1:], initial=control_end + CRC.size))
+        size = ends[-1] + (_EPILOGUE.size if len(lengths) > 1 else 0)
+        shape = self._shapes[preamble] = _Shape(tag, size, control_end, list(itertools.pairwise(ends)))
         return shape
+
+
+@dataclass(slots=True)
+class _Shape:
+    """What a preamble that was found correct says; offsets count from the start of the frame."""
+
+    tag: int
+    size: int
+    control_end: int
+    spans: list[tuple[int, int]]  # of the segments behind the control segment
 
 
 def refuse_or_skip(late_status: int, size: int) -> Frame:
