@@ -22,14 +22,14 @@ BLOCKS = re.findall(r"^```sh ?(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTAL
 needs_fuse = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs /dev/fuse")
 
 
-def run_script(script: str, directory: Path, **environment: str) -> str:
+def run_script(script: str, directory: Path, replacements: dict[str, str], **environment: str) -> str:
     """Run lines of README in bash, stopping at the first that fails, with `rbdfs` being this tree's."""
     tools = directory / "bin"
     tools.mkdir()
     (tools / "rbdfs").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m rbdfs "$@"\n')
     (tools / "rbdfs").chmod(0o755)
-    for old, new in (("/mnt/", f"{directory}/mnt/"), ("/tmp/", f"{directory}/"), ("sudo ", "")):
-        script = script.replace(old, new)
+    places = {"/mnt/": f"{directory}/mnt/", "/tmp/": f"{directory}/", "sudo ": "", **replacements}
+    script = re.sub("|".join(map(re.escape, places)), lambda match: places[match[0]], script)
     result = subprocess.run(
         ["bash", "-euxo", "pipefail", "-c", script],
         env={
@@ -60,7 +60,7 @@ def test_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
     wanted = ("", "root") if is_root else ("",)
     script = "".join(block for tag, block in BLOCKS if tag in wanted)
     assert "contrib/install && " in script
-    output = run_script(script.replace("contrib/install && ", ""), tmp_path, RBDFS_STORE=str(tmp_path / "store"))
+    output = run_script(script, tmp_path, {"contrib/install && ": ""}, RBDFS_STORE=str(tmp_path / "store"))
     assert "created pool data" in output
     assert "Images are identical." in output
 
@@ -71,8 +71,8 @@ def test_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_commands_of_the_readme_work_on_a_cluster(tmp_path: Path, ceph_cluster: CephCluster) -> None:
     script = "".join(block for tag, block in BLOCKS if tag == "ceph")
-    script = script.replace("/etc/ceph/ceph.conf", str(ceph_cluster.conf))
-    output = run_script(script, tmp_path, CEPH_CONF=str(ceph_cluster.conf))
+    conf = str(ceph_cluster.conf)
+    output = run_script(script, tmp_path, {"/etc/ceph/ceph.conf": conf}, CEPH_CONF=conf)
     assert "size 1 GiB in 256 objects" in output
     ceph_cluster.rbd("rm", "data/new")
 

@@ -3,6 +3,7 @@
 The family of a command is imported once it is known, so a command starts in the time that its own imports take.
 """
 
+import errno
 import importlib
 import inspect
 import os
@@ -87,7 +88,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     arguments = top.parse_args(argv)
     name = ALIASES.get(arguments.command, arguments.command)
     if arguments.version:
-        top.exit(0, f"rbdfs {version()}\n")
+        print(f"rbdfs {version()}")
+        top.exit()
     if name is None or (name == "help" and not arguments.rest):
         top.print_help()
         top.exit(0 if name else 1)
@@ -126,14 +128,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
+    except (RbdfsError, OSError) as err:
+        if err.errno != errno.EPIPE:
+            return _report(err, debug=debug)
         # Whoever read our output has enough; nothing more may be written, not by the interpreter's own end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
-    except RbdfsError as err:
-        return _report(err, debug=debug)
-    except OSError as err:
-        return _report(err, debug=debug)
     return code
 
 

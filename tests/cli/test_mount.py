@@ -163,7 +163,7 @@ def test_dead_mount_in_the_way_is_cleared(shell: Shell) -> None:
     os.close(descriptor)
     os.kill(pid, signal.SIGKILL)
     wait_for_end(pid)
-    with pytest.raises(OSError, match="not connected"):
+    with pytest.raises(OSError, match="not connected|connection abort"):
         os.listdir(shell.mountpoint)
     shell.mount()
     assert (shell.mountpoint / "vm").read_bytes() == b"kept"
@@ -252,4 +252,4 @@ def test_status_tells_the_open_images(shell: Shell) -> None:
                 break
             time.sleep(0.1)
         assert shell.mounts()[0]["open_images"] == ["vm"]
-    assert "vm" in shell("status", shell.mountpoint)
+        assert "  vm\n" in shell("status", shell.mountpoint)
