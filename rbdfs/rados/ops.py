@@ -101,7 +101,8 @@ class ListWatchers(NamedTuple):
     """-> list[Watcher]."""
 
 
-# Guards: allowed in both kinds of op, no output. They fail the whole op.
+# Guards: allowed in both kinds of op, no output. They fail the whole op. They stand before the steps that they guard:
+# whether a guard sees what earlier steps of its own op changed is not defined (an OSD's attributes: no).
 
 
 class AssertExists(NamedTuple):
@@ -188,7 +189,10 @@ class WriteSame(NamedTuple):
 
 
 class Zero(NamedTuple):
-    """Zero a range and free what it can; does not grow the object, does nothing to a missing one."""
+    """Zero a range and free what it can; does not grow the object, does nothing to a missing one.
+
+    Where the range reaches the end of the object, a store may cut it at `offset` instead, as an OSD does.
+    """
 
     offset: int
     length: int
