@@ -16,6 +16,7 @@ All of this runs in the trio thread, and no function here waits but those marked
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -277,7 +278,7 @@ class Objecter:
         if reply.result < 0:
             if reply.result == _ESHUTDOWN:
                 self._is_blocklisted = True
-            outcome: Reply | RbdfsError = from_result(reply.result, str(op.target))
+            outcome: Reply | RbdfsError = from_result(reply.result, f"{op.target}: {os.strerror(-reply.result).lower()}")
         elif len(op.decoders) == 1 == len(reply.lengths):
             decode = op.decoders[0]
             try:
