@@ -81,7 +81,7 @@ def prepare_mountpoint(mountpoint: Path) -> Path:
 def is_dead(mountpoint: Path) -> bool:
     """Whether the server of a FUSE mount is gone: `Transport endpoint is not connected`."""
     try:
-        mountpoint.stat()
+        os.statvfs(mountpoint)  # stat would be answered from the kernel's cache for a while
     except OSError as err:
         return err.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
