@@ -7,18 +7,23 @@ what they wrote may be lost.
 """
 
 import itertools
+import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
 
-from rbdfs.errors import NotFound, RbdfsError, StoreFailure
-from rbdfs.local import store
+from rbdfs.errors import Blocklisted, Busy, NotFound, RbdfsError, StoreFailure
+from rbdfs.local import codec, store
 from rbdfs.local.backend import Backend, Place
 from rbdfs.local.draft import MAX_OBJECT_SIZE
 from rbdfs.local.engine import Client
+from rbdfs.local.link import EndOfLink, Link
 from rbdfs.local.owner import Lock, Owner, lock_holder
+from rbdfs.local.remote import Remote
+from rbdfs.local.server import Server
+from rbdfs.local.session import Session
 from rbdfs.rados.api import NotifyReply, OnComplete, Outcome, PoolUsage, StoreProperties, WatchEvent, WatchLost
 from rbdfs.rados.ops import PoolId, ReadOp, Reply, SnapId, WriteOp
 
@@ -30,63 +35,178 @@ _PROPERTIES = StoreProperties(
     needs_alloc_hint=False,
 )
 _LIST_PAGE = 1000
+_PATIENCE = 10.0  # seconds for an owner to come, to go or to answer
+_RETRY = 0.05  # seconds
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def open_store(path: Path | str, *, create: bool = False) -> AsyncIterator["LocalCluster"]:
     """Open the store in a directory, or attach to the process that has it open; `create` makes one where none is."""
-    path = Path(path)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        cluster: LocalCluster | None = None
+        services: trio.Nursery = await nursery.start(_host_services)
+        cluster = LocalCluster(Path(path), services)
         try:
-            cluster = await _connect(path, nursery, create=create)
+            await cluster.connect(create=create)
             yield cluster
         except BaseException as err:  # raised below, as it is: a nursery would wrap it in a group
             failure = err
         finally:
-            with trio.CancelScope(shield=True):
-                if cluster is not None:
+            try:
+                with trio.CancelScope(shield=True):
                     await cluster.leave()
-            nursery.cancel_scope.cancel()
+            except RbdfsError as err:
+                failure = failure or err
+            services.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
 
-async def _connect(path: Path, nursery: trio.Nursery, *, create: bool) -> "LocalCluster":
-    if create:
-        store.make_directory(path)
-    else:
-        store.require_store(path)
-    lock = Lock.take(path)
-    if lock is None:
-        raise StoreFailure(f"{path}: held by {lock_holder(path)}")
-    try:
-        if not store.is_store(path):
-            store.create_store(path)
-        owner = Owner.open(path, lock, nursery)
-    except BaseException:
-        lock.release()
-        raise
-    client = owner.new_client()
-    return LocalCluster(path, owner.engine.fsid, client, owner.session(client), owner)
+async def _host_services(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """Run the tasks of a cluster in a nursery that outlasts a cancelled body: leaving needs them."""
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as services:
+            task_status.started(services)
+            await trio.sleep_forever()
 
 
 class LocalCluster:
-    """`rados.api.Cluster` on a local store."""
+    """`rados.api.Cluster` on a local store. Made by `open_store`."""
 
-    def __init__(self, path: Path, fsid: str, client: Client, backend: Backend, owner: Owner | None) -> None:
+    backend: Backend
+
+    def __init__(self, path: Path, nursery: trio.Nursery) -> None:
         self._path = path
-        self._client = client
-        self.backend = backend
-        self._owner = owner
-        self._fsid = fsid
+        self._nursery = nursery
+        self._owner: Owner | None = None
+        self._server: Server | None = None
+        self._client: Client | None = None  # who this is, whoever owns the store
+        self._fsid = ""
         self._cookies = itertools.count(1)
+        self._leaving = False
+
+    # Coming, staying and going.
+
+    async def connect(self, *, create: bool) -> None:
+        """Own the store, or attach to its owner."""
+        if create:
+            store.make_directory(self._path)
+        else:
+            store.require_store(self._path)
+        reached = await self._reach()
+        if isinstance(reached, Lock):
+            self._own(reached)
+        else:
+            remote = Remote(reached)
+            self.backend = remote
+            self._nursery.start_soon(self._attend, remote)
+            self._nursery.start_soon(remote.ping)
+
+    async def _reach(self) -> Lock | Link:
+        """The store's lock, or a link to the process that has it."""
+        reason = "does not let anybody in"
+        with trio.move_on_after(_PATIENCE):
+            while True:
+                if (lock := Lock.take(self._path)) is not None:
+                    return lock
+                try:
+                    link = Link.connect(self._path, store.SOCKET)
+                except OSError:
+                    await trio.sleep(_RETRY)  # it is just coming or going
+                    continue
+                reason = "does not answer"
+                try:
+                    await self._greet(link)
+                except BaseException as err:
+                    link.close()
+                    if isinstance(err, EndOfLink):
+                        continue
+                    raise
+                self._nursery.start_soon(link.run_sender)
+                return link
+        raise Busy(f"{self._path}: held by {lock_holder(self._path)}, which {reason}")
+
+    async def _greet(self, link: Link) -> None:
+        client = self._client
+        link.send(
+            lambda packer: [
+                "hello",
+                codec.PROTOCOL,
+                client.instance_id if client else 0,
+                client.address if client else "",
+            ]
+        )
+        answer = await link.receive()
+        if answer is None:
+            raise EndOfLink
+        kind, _, *rest = answer
+        if kind != "reply":
+            raise codec.unpack_error(rest)
+        self._fsid, instance_id, address = rest[0]
+        self._client = client or Client(instance_id, address)
+
+    def _own(self, lock: Lock) -> Session:
+        try:
+            if not store.is_store(self._path):
+                store.create_store(self._path)
+            owner = Owner.open(self._path, lock, self._nursery)
+        except BaseException:
+            lock.release()
+            raise
+        self._owner = owner
+        self._fsid = owner.engine.fsid
+        self._client = self._client or owner.new_client()
+        self._server = Server(owner)
+        self._nursery.start_soon(self._server.run)
+        session = owner.session(self._client)
+        self.backend = session
+        return session
+
+    async def _attend(self, remote: Remote) -> None:
+        """Stay attached, to whoever owns the store, or own it."""
+        while True:
+            left_in_order = await remote.attend()
+            if self._leaving:
+                return
+            if not left_in_order:
+                remote.mourn()
+                log.warning("%s: its owner died", self._path)
+            if remote.failure is not None:
+                remote.lose_watches()
+                return
+            try:
+                reached = await self._reach()
+                session = self._own(reached) if isinstance(reached, Lock) else None
+            except RbdfsError as err:
+                log.error("%s: lost: %s", self._path, err)
+                remote.give_up(StoreFailure(f"{self._path}: its owner has gone, and there is no other: {err}"))
+                return
+            if session is not None:
+                remote.hand_over(session, self._nursery)
+                remote.lose_watches()
+                return
+            assert isinstance(reached, Link)
+            remote.attach(reached)
+            remote.lose_watches()
 
     async def leave(self) -> None:
-        """Flush and give the store up."""
+        """Flush and give the store up; those who are attached carry on without us."""
+        if self._client is None:  # never got in
+            return
+        if isinstance(self.backend, Remote) and self.backend.failure is None:
+            with suppress(Blocklisted):  # a fenced client has nothing to say any more
+                await self.backend.flush()  # this process may be the owner afterwards
+        self._leaving = True
         if self._owner is not None:
-            await self._owner.close()
+            try:
+                if self._server is not None:
+                    await self._server.close(self._owner.flush)
+            finally:
+                await self._owner.close()
+        elif isinstance(self.backend, Remote):
+            self.backend.close()
 
     @property
     def properties(self) -> StoreProperties:
@@ -101,12 +221,12 @@ class LocalCluster:
     @property
     def instance_id(self) -> int:
         """This client's number."""
-        return self._client.instance_id
+        return self._identity.instance_id
 
     @property
     def address(self) -> str:
         """This client's address."""
-        return self._client.address
+        return self._identity.address
 
     @property
     def description(self) -> str:
@@ -135,6 +255,11 @@ class LocalCluster:
     async def blocklist(self, address: str, seconds: float = 3600) -> None:
         """Fence a client."""
         await self.backend.blocklist(address, seconds)
+
+    @property
+    def _identity(self) -> Client:
+        assert self._client is not None
+        return self._client
 
     def next_cookie(self) -> int:
         """A number for a watch."""

@@ -78,6 +78,14 @@ class Journal:
 
     async def run(self) -> None:
         """Commit for ever; a task of the engine."""
+        try:
+            await self._run()
+        finally:  # nobody must wait for what nobody does
+            self.failure = self.failure or StoreFailure("the store is closed")
+            self._next.error = self.failure
+            self._next.event.set()
+
+    async def _run(self) -> None:
         while True:
             await self._dirty.wait()
             with trio.move_on_after(INTERVAL):

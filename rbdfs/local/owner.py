@@ -8,7 +8,6 @@ import fcntl
 import itertools
 import os
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -83,7 +82,11 @@ class Owner:
         """A client's way to the engine."""
         return Session(self.path, self.engine, self.housekeeping, client)
 
-    async def close(self, farewell: Callable[[], None] = lambda: None) -> None:
+    async def flush(self) -> None:
+        """Make durable what has been done."""
+        await self.engine.journal.flush()
+
+    async def close(self) -> None:
         """Flush and close; the lock is free afterwards."""
         try:
             await store.close_engine(self.engine)
