@@ -9,8 +9,10 @@ goes up with every block, so a block that is lost, repeated or changed is found 
 those before padding. The connection secret comes out of the authentication (doc/dev/msgr2.rst, `crypto_onwire.cc`).
 """
 
+import itertools
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -66,6 +68,18 @@ class _Nonce:
         return nonce
 
 
+@dataclass(slots=True)
+class _Shape:
+    """What a preamble says: lengths of blocks as they travel, and where the segments are in the text of block C."""
+
+    tag: int
+    size: int
+    control_end: int  # in the text of block A, were it as long
+    rest: int
+    body: int
+    spans: list[tuple[int, int]]
+
+
 class SecureFrames:
     """Encrypted frames of one connection, as the client or (in tests) as the server."""
 
@@ -79,8 +93,9 @@ class SecureFrames:
         self._cipher = AESGCM(secret[:16])
         receive, transmit = _Nonce(secret[16:28]), _Nonce(secret[28:40])
         self._receive, self._transmit = (transmit, receive) if as_server else (receive, transmit)
-        self._head: tuple[int, tuple[int, ...], bytes] | None = None  # block A of the frame being received
-        self._preambles: dict[tuple[int, int], bytes] = {}
+        self._head: tuple[_Shape, bytes] | None = None  # block A of the frame being received
+        self._preambles: dict[tuple[int, int], bytes] = {}  # those of our messages, by front and data length
+        self._shapes: dict[bytes, _Shape] = {}  # the peer's frames, by preamble
         self.wanted = _BLOCK_A + _TAG
 
     def encode(self, tag: int, control: Buffer) -> bytes:
@@ -115,38 +130,49 @@ class SecureFrames:
     def decode(self, buffer: memoryview, start: int, end: int) -> Frame | None:
         """The frame that starts at `start`, None where it is not whole yet."""
         position = start + _BLOCK_A + _TAG
-        if end < position:
-            self.wanted = _BLOCK_A + _TAG
-            return None
         if self._head is None:
+            if end < position:
+                self.wanted = _BLOCK_A + _TAG
+                return None
             plain = self._decrypt(buffer[start:position])
-            self._head = *parse_preamble(plain[:PREAMBLE_SIZE]), plain
-        tag, lengths, plain = self._head
-        rest = _padded(lengths[0] - _INLINE) + _TAG if lengths[0] > _INLINE else 0
-        body = sum(map(_padded, lengths[1:])) + len(_EPILOGUE) + _TAG if len(lengths) > 1 else 0
-        size = _BLOCK_A + _TAG + rest + body
-        if end - start < size:
-            self.wanted = size
+            preamble = plain[:PREAMBLE_SIZE]
+            self._head = self._shapes.get(preamble) or self._remember_shape(preamble), plain
+        shape, plain = self._head
+        if end - start < shape.size:
+            self.wanted = shape.size
             return None
         self._head = None
-        control: Buffer = plain[PREAMBLE_SIZE : PREAMBLE_SIZE + lengths[0]]
-        if rest:
-            after = self._decrypt(buffer[position : position + rest])
-            control = b"".join((control, after[: lengths[0] - _INLINE]))
-            position += rest
-        if not body:
-            return tag, [control], size
+        control: Buffer = plain[PREAMBLE_SIZE : shape.control_end]
+        if shape.rest:
+            rest = self._decrypt(buffer[position : position + shape.rest])
+            control = b"".join((control, rest[: shape.control_end - _BLOCK_A]))
+            position += shape.rest
         segments = [control]
-        block = buffer[position : position + body]
-        text = self._decrypt_large(block) if body >= _LARGE else memoryview(self._decrypt(block))
-        position = 0
-        for length in lengths[1:]:
-            segments.append(text[position : position + length])
-            position += _padded(length)
-        late_status = text[position]
-        if late_status & LATE_STATUS_MASK != COMPLETE:
-            return refuse_or_skip(late_status, size)
-        return tag, segments, size
+        if shape.body:
+            block = buffer[position : position + shape.body]
+            text = self._decrypt_large(block) if shape.body >= _LARGE else memoryview(self._decrypt(block))
+            segments += [text[begin:after] for begin, after in shape.spans]
+            late_status = text[-len(_EPILOGUE)]
+            if late_status & LATE_STATUS_MASK != COMPLETE:
+                return refuse_or_skip(late_status, shape.size)
+        return shape.tag, segments, shape.size
+
+    def _remember_shape(self, preamble: bytes) -> "_Shape":
+        tag, lengths = parse_preamble(preamble)
+        if len(self._shapes) >= _MAX_SHAPES:
+            self._shapes.clear()
+        begins = list(itertools.accumulate(map(_padded, lengths[1:]), initial=0))
+        rest = _padded(lengths[0] - _INLINE) + _TAG if lengths[0] > _INLINE else 0
+        body = begins[-1] + len(_EPILOGUE) + _TAG if len(lengths) > 1 else 0
+        shape = self._shapes[preamble] = _Shape(
+            tag=tag,
+            size=_BLOCK_A + _TAG + rest + body,
+            control_end=PREAMBLE_SIZE + lengths[0],
+            rest=rest,
+            body=body,
+            spans=[(begin, begin + length) for begin, length in zip(begins, lengths[1:], strict=False)],
+        )
+        return shape
 
     def _encrypt(self, plain: bytes) -> bytes:
         return self._cipher.encrypt(self._transmit.next(), plain, None)
