@@ -49,6 +49,7 @@ _READ_WRITE_FLAGS = int(ALWAYS | OpFlag.READ | OpFlag.WRITE)
 _FULL = PoolFlag.FULL | PoolFlag.FULL_QUOTA
 _RESTRICTING = MapFlag.FULL | MapFlag.PAUSERD | MapFlag.PAUSEWR
 _ESHUTDOWN = -108
+_MAX_ERRNO = 4094
 _NO_OUTPUT: tuple[Decoder | None, ...] = (None,)
 _THE_DATA: tuple[Decoder | None, ...] = (lambda output: output,)
 
@@ -278,7 +279,7 @@ class Objecter:
         if reply.result < 0:
             if reply.result == _ESHUTDOWN:
                 self._is_blocklisted = True
-            outcome: Reply | RbdfsError = from_result(reply.result, f"{op.target}: {os.strerror(-reply.result).lower()}")
+            outcome: Reply | RbdfsError = _error_of(op, reply.result)
         elif len(op.decoders) == 1 == len(reply.lengths):
             decode = op.decoders[0]
             try:
@@ -482,6 +483,12 @@ class Objecter:
         linger = self._lingers.get(event.cookie)
         if linger is not None:
             linger.on_event(event, data)
+
+
+def _error_of(op: PendingOp, result: int) -> RbdfsError:
+    if result < -_MAX_ERRNO:  # where a comparison found a difference
+        return from_result(result, str(op.target))
+    return from_result(result, f"{op.target}: {os.strerror(-result).lower()}")
 
 
 def _is_full(osdmap: OSDMap, target: ObjectTarget) -> bool:
