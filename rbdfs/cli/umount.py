@@ -46,19 +46,20 @@ def umount(arguments: Arguments) -> None:
             raise StoreFailure(f"{mountpoint}: the daemon ended with an error: {error}")
 
 
-def _last_words_file(mountpoint: Path) -> Path:
+def last_words_file(mountpoint: Path) -> Path:
+    """Where a daemon that ends with an error says so."""
     return state.path_for(mountpoint).with_suffix(".failed")
 
 
 def leave_word(mountpoint: Path, error: RbdfsError) -> None:
     """Tell a waiting `umount` that the daemon did not end well: not all that was written may be safe."""
-    path = _last_words_file(mountpoint)
+    path = last_words_file(mountpoint)
     if path.parent.is_dir():
         path.write_text(f"{os.getpid()} {error}\n")
 
 
 def _take_last_words(mountpoint: Path, pid: int) -> str:
-    path = _last_words_file(mountpoint)
+    path = last_words_file(mountpoint)
     try:
         who, _, words = path.read_text().strip().partition(" ")
         path.unlink()
