@@ -14,6 +14,7 @@ Daemons are children of the test process, stay in the foreground, and are killed
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ auth allow insecure global id reclaim = false
 [mon]
 mon data = {directory}/mon.$id
 mon cluster log file = {directory}/cluster.log
+paxos propose interval = .1
+paxos min wait = .01
 [mgr]
 mgr data = {directory}/mgr.$id
 mgr initial modules = iostat
@@ -331,10 +334,29 @@ def _cluster_or_skip(release: str, **options: Any) -> Iterator[CephCluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def ceph_clusters() -> Iterator[Callable[[str], CephCluster]]:
+    """Clusters of one OSD by release, each started when it is first asked for; one that cannot run skips the test."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def get(release: str) -> CephCluster | str:
+            try:
+                return stack.enter_context(start_cluster(release))
+            except Unavailable as reason:
+                return str(reason)
+
+        def get_or_skip(release: str) -> CephCluster:
+            cluster = get(release)
+            return pytest.skip(cluster) if isinstance(cluster, str) else cluster
+
+        yield get_or_skip
+
+
 @pytest.fixture(scope="session", params=selected_releases())
-def ceph_cluster(request: pytest.FixtureRequest) -> Iterator[CephCluster]:
+def ceph_cluster(request: pytest.FixtureRequest, ceph_clusters: Callable[[str], CephCluster]) -> CephCluster:
     """A cluster of one OSD, of each selected release in turn."""
-    yield from _cluster_or_skip(request.param)
+    return ceph_clusters(request.param)
 
 
 @pytest.fixture(scope="session", params=selected_releases())

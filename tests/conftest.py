@@ -4,7 +4,11 @@ import inspect
 
 import pytest
 import trio.testing
-from ceph_cluster import ceph_cluster as ceph_cluster, ceph_cluster_3 as ceph_cluster_3  # fixtures
+from ceph_cluster import (  # fixtures
+    ceph_cluster as ceph_cluster,
+    ceph_cluster_3 as ceph_cluster_3,
+    ceph_clusters as ceph_clusters,
+)
 
 
 @pytest.hookimpl(tryfirst=True)

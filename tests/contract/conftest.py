@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.stores import Store, local
+from ceph_cluster import selected_releases
+from contract.stores import Store, ceph, local
 
-STORES = ["local_store", "attached_store"]
+from rbdfs.ceph.msgr2.login import Mode
+
+STORES = [
+    "local_store",
+    "attached_store",
+    *(
+        pytest.param((release, mode), id=f"ceph-{release}-{mode.name.lower()}", marks=pytest.mark.cluster)
+        for release in selected_releases()
+        for mode in Mode
+    ),
+]
 CLIENTS = ["ioctx", "peer"]
 
 
@@ -29,7 +40,10 @@ def attached_store(tmp_path: Path) -> Store:
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest) -> Store:
     """The store that a test runs on."""
-    return request.getfixturevalue(request.param)
+    if isinstance(request.param, str):
+        return request.getfixturevalue(request.param)
+    release, mode = request.param
+    return ceph(request.getfixturevalue("ceph_clusters")(release), mode)
 
 
 @pytest.fixture

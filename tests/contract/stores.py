@@ -2,9 +2,15 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from uuid import uuid4
 
+from ceph_cluster import POOL as CEPH_POOL, CephCluster
+
+from rbdfs.ceph.cluster import connect
+from rbdfs.ceph.config import Flags, load
+from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.local.cluster import open_store
 from rbdfs.rados.api import IoCtx
 
@@ -30,5 +36,19 @@ def local(path: Path, *, attached: bool) -> Store:
             while len(clusters) < count:
                 clusters.append(await stack.enter_async_context(open_store(path)))
             yield [await cluster.open_pool(POOL) for cluster in clusters]
+
+    return Store(clients)
+
+
+def ceph(cluster: CephCluster, mode: Mode) -> Store:
+    """A Ceph cluster, spoken to in one mode."""
+
+    @asynccontextmanager
+    async def clients(count: int) -> AsyncIterator[list[IoCtx]]:
+        options = replace(load(Flags(conf=str(cluster.conf)), {}), modes=(mode,), monitor_modes=(mode,))
+        namespace = f"contract-{uuid4()}"
+        async with AsyncExitStack() as stack:
+            clusters = [await stack.enter_async_context(connect(options)) for _ in range(count)]
+            yield [await one.open_pool(CEPH_POOL, namespace) for one in clusters]
 
     return Store(clients)

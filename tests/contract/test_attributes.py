@@ -119,7 +119,7 @@ async def test_failed_op_leaves_attributes_alone(ioctx: IoCtx) -> None:
     with pytest.raises(Canceled):
         await ioctx.operate(
             "o",
-            WriteOp([SetXattr("a", b"2"), OmapSet({"k": b"2"}), CompareXattr("a", Comparison.EQ, b"1")]),
+            WriteOp([SetXattr("a", b"2"), OmapSet({"k": b"2"}), CompareXattr("a", Comparison.EQ, b"3")]),
         )
     reply = await ioctx.operate("o", ReadOp([GetXattr("a"), OmapGetByKeys(["k"])]))
     assert reply.outputs == [b"1", {"k": b"1"}]
