@@ -31,6 +31,7 @@ appended, refuses (WireError) what it cannot read, and raises nothing but WireEr
 """
 
 import dataclasses
+import functools
 import struct
 import types
 import typing
@@ -372,6 +373,7 @@ def _fixed_code(hint: Any) -> str | None:
     return None
 
 
+@functools.cache
 def codec_of(hint: Any) -> tuple[Encoder, Decoder]:
     """The functions that encode and decode a value of an annotated type."""
     code = _fixed_code(hint)
