@@ -17,7 +17,7 @@ from typing import Self
 
 import trio
 
-from rbdfs.ceph.msgr2.buffers import BufferPool
+from rbdfs.ceph.msgr2.buffers import BufferPool, ReceiveWindow
 from rbdfs.ceph.msgr2.frames import Tag
 from rbdfs.ceph.msgr2.handshake import Established, Handshake
 from rbdfs.ceph.msgr2.login import Login, Mode
@@ -37,11 +37,10 @@ KEEPALIVE_TIMEOUT = 30.0  # this long without a byte, although asked: the peer i
 # seq, tid, type, priority, version, data padding, data offset, ack seq, flags, compat version, reserved
 _HEADER = struct.Struct("<QQHHHIHQBHH")
 _KEEPALIVE_SIZE = 8
-_RECEIVE_SIZE = 256 << 10
-_MIN_ROOM = 16 << 10
 _LEND = 32 << 10  # data from this size on is not copied out of the receive buffer
 _BURST = 4 << 20  # received without letting other tasks run
 _MAX_BUFFERS = 1024  # IOV_MAX
+_NO_FRONT = memoryview(b"")
 
 
 class ConnectionLost(RbdfsError):
@@ -215,44 +214,14 @@ class Connection:
     # receiving
 
     async def _receive(self, on_message: OnMessage) -> None:
-        sock, codec = self._socket, self._codec
-        window = self._buffers.take(_RECEIVE_SIZE)
-        start, end = 0, len(self._leftover)
-        window[:end] = self._leftover
-        is_lent = False  # somebody looks at data in the window: it is not written over
-        burst = 0
+        sock = self._socket
+        window = ReceiveWindow(self._buffers, self._leftover)
+        burst = 0  # bytes received since other tasks could run
         while True:
-            while (frame := codec.decode(window, start, end)) is not None:
-                tag, segments, size = frame
-                start += size
-                if tag != Tag.MESSAGE:
-                    self._take_control(tag, segments)
-                    continue
-                try:
-                    self._in_seq, tid, kind, _, version, *_ = _HEADER.unpack(segments[0])
-                except struct.error as err:
-                    raise WireError(f"message with a header of {len(segments[0])} bytes") from err
-                data: Buffer = b""
-                if len(segments) == 4:
-                    data = segments[3]
-                    if not codec.is_fresh:
-                        if len(data) < _LEND:
-                            data = bytes(data)
-                        else:
-                            is_lent = True
-                on_message(kind, tid, version, memoryview(segments[1]) if len(segments) > 1 else _EMPTY, data)
-                if self.lost is not None:
-                    return
-            if start == end and (not is_lent or len(window) > _RECEIVE_SIZE):
-                if len(window) > _RECEIVE_SIZE:  # the next frame is not likely to be large, too
-                    window, is_lent = self._buffers.take(_RECEIVE_SIZE), False
-                start = end = 0
-            elif len(window) - start < (needed := max(codec.wanted, _MIN_ROOM)):
-                other = window if needed <= len(window) and not is_lent else None
-                if other is None:
-                    other, is_lent = self._buffers.take(max(_RECEIVE_SIZE, needed)), False
-                other[: end - start] = window[start:end]
-                window, start, end = other, 0, end - start
+            self._take_frames(window, on_message)
+            if self.lost is not None:
+                return
+            window.make_room(self._codec.wanted if window.start != window.end else 0)
             if burst == 0 or burst >= _BURST:
                 burst = 0
                 try:
@@ -260,7 +229,7 @@ class Connection:
                 except trio.ClosedResourceError:
                     return
             try:
-                received = sock.recv_into(window[end:])
+                received = sock.recv_into(window.view[window.end :])
             except BlockingIOError:
                 burst = 0
                 continue
@@ -270,9 +239,35 @@ class Connection:
             if not received:
                 self._lose(ConnectionLost(f"{self.address}: closed by the peer"))
                 return
-            end += received
+            window.end += received
             self._has_heard = True
-            burst = burst + received if end == len(window) else 0  # not full: nothing more is there
+            burst = burst + received if window.end == len(window.view) else 0  # not full: nothing more is there
+
+    def _take_frames(self, window: ReceiveWindow, on_message: OnMessage) -> None:
+        """Take all frames that are whole; ends early when a callee closes the connection."""
+        codec = self._codec
+        while window.start != window.end and self.lost is None:
+            frame = codec.decode(window.view, window.start, window.end)
+            if frame is None:
+                return
+            tag, segments, size = frame
+            window.start += size
+            if tag != Tag.MESSAGE:
+                self._take_control(tag, segments)
+                continue
+            try:
+                self._in_seq, tid, kind, _, version, *_ = _HEADER.unpack(segments[0])
+            except struct.error as err:
+                raise WireError(f"message with a header of {len(segments[0])} bytes") from err
+            data: Buffer = b""
+            if len(segments) == 4:
+                data = segments[3]
+                if not codec.is_fresh:
+                    if len(data) < _LEND:
+                        data = bytes(data)
+                    else:
+                        window.is_lent = True
+            on_message(kind, tid, version, memoryview(segments[1]) if len(segments) > 1 else _NO_FRONT, data)
 
     def _take_control(self, tag: int, segments: Sequence[Buffer]) -> None:
         if tag == Tag.KEEPALIVE2:
@@ -290,7 +285,6 @@ class Connection:
             self._socket.close()
 
 
-_EMPTY = memoryview(b"")
 _IGNORED = {Tag.KEEPALIVE2_ACK, Tag.ACK, Tag.ABORTED}  # ACK matters to sessions that can be taken up again
 
 
