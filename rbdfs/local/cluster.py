@@ -17,6 +17,7 @@ import trio
 from rbdfs.errors import Blocklisted, Busy, NotFound, RbdfsError, StoreFailure
 from rbdfs.local import codec, store
 from rbdfs.local.backend import Backend, Place
+from rbdfs.local.check import CheckReport, check_files
 from rbdfs.local.draft import MAX_OBJECT_SIZE
 from rbdfs.local.engine import Client
 from rbdfs.local.link import EndOfLink, Link
@@ -62,6 +63,20 @@ async def open_store(path: Path | str, *, create: bool = False) -> AsyncIterator
             services.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+async def check_store(path: Path | str) -> CheckReport:
+    """Verify a store, whether a process owns it or it lies there as a crash has left it; changes nothing."""
+    path = Path(path)
+    store.require_store(path)
+    lock = Lock.take(path)
+    if lock is None:
+        async with open_store(path) as cluster:
+            return await cluster.backend.check()
+    try:
+        return await check_files(path)
+    finally:
+        lock.release()
 
 
 async def _host_services(task_status: trio.TaskStatus[trio.Nursery]) -> None:

@@ -100,6 +100,10 @@ class Database:
         with self._translated("read"):
             return self._reader.execute(sql, tuple(parameters)).fetchall()
 
+    def cursor(self, sql: str) -> Iterator[Row]:
+        """The rows of a query, one by one, as committed; SQLite's own errors."""
+        return iter(self._reader.execute(sql))
+
     def row(self, sql: str, parameters: tuple[Any, ...]) -> Row | None:
         """The first row of a query, as committed."""
         try:

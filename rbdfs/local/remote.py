@@ -14,6 +14,7 @@ import trio
 from rbdfs.errors import ProtocolError, RbdfsError, StoreFailure
 from rbdfs.local import codec
 from rbdfs.local.backend import Backend, Place
+from rbdfs.local.check import CheckReport
 from rbdfs.local.link import Link
 from rbdfs.local.session import watch_lost
 from rbdfs.rados.api import NotifyEvent, NotifyReply, OnComplete, PoolUsage, WatchEvent, WatchLost
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 PING_INTERVAL = 5.0  # seconds; keeps watches alive
 
-_READ_ONLY = {"flush", "list_page", "allocated_bytes", "usage", "list_pools", "watch", "unwatch", "notify"}
+_READ_ONLY = {"flush", "list_page", "allocated_bytes", "usage", "list_pools", "watch", "unwatch", "notify", "check"}
 
 
 @dataclass(slots=True)
@@ -323,6 +324,10 @@ class Remote:
     async def blocklist(self, address: str, seconds: float) -> None:
         """Fence a client."""
         await self._ask("blocklist", [address, seconds], lambda backend: backend.blocklist(address, seconds), _nothing)
+
+    async def check(self) -> CheckReport:
+        """Verify the whole store."""
+        return await self._ask("check", [], lambda backend: backend.check(), lambda value: CheckReport(*value))
 
 
 def _nothing(value: Any) -> None:

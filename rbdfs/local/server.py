@@ -234,6 +234,11 @@ async def _remove_snap_id(seat: Seat, pool: int, snap_id: int) -> None:
     await seat.session.remove_snap_id(PoolId(pool), SnapId(snap_id))
 
 
+async def _check(seat: Seat) -> Any:
+    report = await seat.session.check()
+    return [report.findings, report.pools, report.objects, report.clones, report.blocks]
+
+
 def _plain(method: Callable[..., Awaitable[Any]]) -> Request:
     """A request whose arguments and value go through as they are."""
 
@@ -257,4 +262,5 @@ _REQUESTS: dict[str, Request] = {
     "create_pool": _plain(Session.create_pool),
     "remove_pool": _plain(Session.remove_pool),
     "blocklist": _plain(Session.blocklist),
+    "check": _check,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from rbdfs.errors import NotConnected, NotFound, RbdfsError
 from rbdfs.local.backend import Place
 from rbdfs.local.blocks import BLOCK_BITS
+from rbdfs.local.check import CheckReport, check_files
 from rbdfs.local.engine import Client, Engine
 from rbdfs.local.housekeeping import Housekeeping
 from rbdfs.local.objects import ObjectKey
@@ -157,6 +158,12 @@ class Session:
         """Fence a client."""
         self._check_client()
         await self._housekeeping.blocklist(address, seconds)
+
+    async def check(self) -> CheckReport:
+        """Verify the whole store."""
+        self._check_client()
+        await self._engine.journal.flush()
+        return await check_files(self._path)
 
     def _pool(self, number: PoolId) -> Pool:
         self._check_client()
