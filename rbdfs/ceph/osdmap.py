@@ -191,7 +191,8 @@ class OSDMap:
             new.flags = inc.new_flags
         if inc.new_require_osd_release is not None and inc.new_require_osd_release >= _LUMINOUS:
             new.flags |= MapFlag.RECOVERY_DELETES
-        new.pools = _merged(self.pools, inc.new_pools, inc.old_pools)
+        changed = {id_: replace(pool, last_change=inc.epoch) for id_, pool in inc.new_pools.items()}
+        new.pools = _merged(self.pools, changed, inc.old_pools)
         new.pool_names = _merged(self.pool_names, inc.new_pool_names, inc.old_pools)
         new.new_removed_snaps, new.new_purged_snaps = inc.new_removed_snaps, inc.new_purged_snaps
         new._apply_osds(inc)
