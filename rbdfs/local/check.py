@@ -20,6 +20,7 @@ from rbdfs.errors import RbdfsError
 from rbdfs.local import store
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, CHUNK, PAGE, PAGE_BITS, block_array
 from rbdfs.local.database import HEAD_ROW, Database
+from rbdfs.local.media import Media
 from rbdfs.local.objects import loaded_ids
 from rbdfs.local.omap import decode_key
 from rbdfs.local.pools import family_of
@@ -58,20 +59,23 @@ def _check_files(path: Path) -> CheckReport:
                 database.settings()  # begins here; the file only grows
                 _Check(database, report, media.size).run()
                 if settings.get("clean") and report.is_clean:
-                    _check_free_blocks(database, media.data_ranges, media.size, report)
+                    _check_free_blocks(database, media, report)
     except (RbdfsError, sqlite3.Error) as err:
         report.findings.append(str(err))
     return report
 
 
-def _check_free_blocks(database: Database, data_ranges: Any, size: int, report: CheckReport) -> None:
+def _check_free_blocks(database: Database, media: Media, report: CheckReport) -> None:
+    content = bytearray(BLOCK_SIZE)
     for number, counts in database.rows("SELECT number, counts FROM page ORDER BY number"):
         page = block_array(counts)
         start = number << PAGE_BITS
-        for offset, length in data_ranges(start << BLOCK_BITS, min(start + PAGE << BLOCK_BITS, size)):
+        for offset, length in media.data_ranges(start << BLOCK_BITS, min(start + PAGE << BLOCK_BITS, media.size)):
             for block in range(offset >> BLOCK_BITS, (offset + length - 1 >> BLOCK_BITS) + 1):
                 if not page[block - start]:
-                    report.findings.append(f"block {block}: free, but not empty")
+                    media.read(block << BLOCK_BITS, content)
+                    if any(content):
+                        report.findings.append(f"block {block}: free, but not empty")
 
 
 class _Check:

@@ -92,8 +92,10 @@ class Journal:
                 await self._urgent.wait()
             self._dirty, self._urgent = trio.Event(), trio.Event()
             flush, self._next = self._next, _Flush()
+            flush.error = StoreFailure("the engine stopped in a commit")  # until it has been done
             try:
                 await self._commit()
+                flush.error = None
             except RbdfsError as err:
                 flush.error = err
                 if not isinstance(err, NoSpace):
