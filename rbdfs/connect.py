@@ -18,9 +18,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rbdfs.errors import InvalidArgument, from_result
 from rbdfs.rados.api import Cluster
+
+if TYPE_CHECKING:
+    from rbdfs.local.check import CheckReport
 
 SYSTEM_CONF_DIRECTORY = Path("/etc/ceph")
 
@@ -129,3 +133,10 @@ async def open_cluster(address: Address, *, create: bool = False) -> AsyncIterat
 
             async with connect(load(flags)) as cluster:
                 yield cluster
+
+
+async def check_store(path: Path) -> "CheckReport":
+    """Verify a local store, in use or not; NotFound where there is none."""
+    from rbdfs.local import cluster
+
+    return await cluster.check_store(path)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,13 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 def detach(mountpoint: object) -> None:
     command = ["fusermount3", "-u", "-z", str(mountpoint)]
     subprocess.run(command, check=False, capture_output=True, timeout=TIMEOUT)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def wait_for_end(pid: int) -> None:
@@ -178,9 +185,9 @@ def test_commands_work_on_a_mounted_store(shell: Shell) -> None:
     shell("create", "data/new", "-s", "5M")
     assert (shell.mountpoint / "new").stat().st_size == 5 << 20
     shell("resize", "data/new", "-s", "6M")
-    assert (shell.mountpoint / "new").stat().st_size == 6 << 20
+    wait_until(lambda: (shell.mountpoint / "new").stat().st_size == 6 << 20)  # nobody has it open: attr_timeout
     shell("rm", "data/new")
-    assert not (shell.mountpoint / "new").exists()
+    wait_until(lambda: not (shell.mountpoint / "new").exists())  # entry_timeout
 
 
 def test_read_only_mount_refuses_writes(shell: Shell) -> None:
@@ -247,9 +254,5 @@ def test_status_tells_the_open_images(shell: Shell) -> None:
     with (shell.mountpoint / "vm").open("wb") as file:
         file.write(b"x")
         file.flush()
-        for _ in range(50):
-            if shell.mounts()[0]["open_images"]:
-                break
-            time.sleep(0.1)
-        assert shell.mounts()[0]["open_images"] == ["vm"]
+        wait_until(lambda: shell.mounts()[0]["open_images"] == ["vm"])
         assert "  vm\n" in shell("status", shell.mountpoint)
