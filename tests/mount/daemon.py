@@ -1,0 +1,148 @@
+"""A mount served by a process of its own, as `rbdfs mount -f` makes it, over a local store."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+_COMPLAINT = re.compile(r"^.*(WARNING|ERROR|CRITICAL|Traceback).*$", re.MULTILINE)
+
+
+@dataclass
+class Daemon:
+    """A store, a mountpoint, and the process between them."""
+
+    work: Path
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    expected: list[str] = field(default_factory=list)  # complaints in the log that the test provokes
+
+    @property
+    def path(self) -> Path:
+        """The mountpoint."""
+        return self.work / "mnt"
+
+    @property
+    def store(self) -> Path:
+        """The local store."""
+        return self.work / "store"
+
+    @property
+    def pid(self) -> int:
+        """The process that serves."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For commands on this store."""
+        return {**os.environ, "RBDFS_STORE": str(self.store), "RBDFS_RUN_DIR": str(self.work / "run")}
+
+    def cli(self, *arguments: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Run an rbdfs command on this store."""
+        done = subprocess.run(
+            [sys.executable, "-m", "rbdfs", *map(str, arguments)],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert not check or done.returncode == 0, f"{arguments}: {done.stderr}"
+        return done
+
+    def start(self, *options: str) -> None:
+        """Mount, and wait until the files can be used."""
+        self.starts += 1
+        log = (self.work / f"log.{self.starts}").open("wb")
+        arguments = [part for option in options for part in ("-o", option)]
+        with log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rbdfs", "mount", "-f", *arguments, "data", str(self.path)],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 30
+        while not list((self.work / "run").glob("*.json")) or self.status()["pid"] != self.process.pid:
+            assert self.process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+
+    def status(self) -> dict[str, Any]:
+        """What the daemon says of itself."""
+        text = next((self.work / "run").glob("*.json")).read_text()
+        status: dict[str, Any] = json.loads(text)
+        return status
+
+    def stop(self) -> None:
+        """Unmount, and wait until the process has left."""
+        assert self.process is not None
+        self.cli("umount", self.path)
+        assert self.process.wait(30) == 0, self.log()
+        self.process = None
+
+    def kill(self) -> None:
+        """End the process as a crash would."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(30)
+        self.process = None
+
+    def log(self) -> str:
+        """What the last process said."""
+        return (self.work / f"log.{self.starts}").read_text()
+
+    def check(self) -> None:
+        """The store is sound, and no process complained of what no test expected."""
+        if (ROOT / "rbdfs/cli/check.py").exists():
+            self.cli("check", self.store)
+        for number in range(1, self.starts + 1):
+            for line in _COMPLAINT.finditer((self.work / f"log.{number}").read_text()):
+                assert any(re.search(pattern, line[0]) for pattern in self.expected), line[0]
+
+
+@contextlib.contextmanager
+def mounted(work: Path, *options: str) -> Iterator[Daemon]:
+    """A new store, mounted; afterwards unmounted, and checked."""
+    daemon = Daemon(work)
+    try:
+        daemon.start(*options)
+        yield daemon
+        if daemon.process is not None:
+            daemon.stop()
+        daemon.check()
+    finally:
+        if daemon.process is not None:
+            daemon.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                daemon.process.wait(10)
+            if daemon.process.poll() is None:
+                daemon.kill()
+        subprocess.run(["umount", "-l", str(daemon.path)], check=False, capture_output=True)
+
+
+def run(*command: object, timeout: float = 60, check: bool = True) -> str:
+    """Run a tool; its output."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=timeout)
+    assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def allocated(path: Path) -> int:
+    """Bytes that a file occupies."""
+    return path.stat().st_blocks * 512

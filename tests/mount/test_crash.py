@@ -1,0 +1,112 @@
+"""The daemon dies: what was synced is there again, and the mountpoint can be used again."""
+
+import errno
+import os
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from mount.daemon import Daemon, mounted, needs_root, run
+
+pytestmark = pytest.mark.mount
+
+BLOCK = 4096
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_synced_blocks_survive_kill(daemon: Daemon, seed: int) -> None:
+    generator = random.Random(seed)
+    path = daemon.path / "disk"
+    path.touch()
+    os.truncate(path, 64 << 20)
+    synced: dict[int, set[bytes]] = {}  # what each block may hold: its last synced content, or any written since
+    failed = threading.Event()
+
+    def write() -> None:
+        try:
+            fd = os.open(path, os.O_RDWR)
+            try:
+                for step in range(100_000):
+                    batch = {}
+                    for _ in range(generator.randrange(1, 20)):
+                        number = generator.randrange(2000)
+                        content = step.to_bytes(8, "little") * (BLOCK // 8)
+                        batch[number] = content
+                        synced.setdefault(number, {bytes(BLOCK)}).add(content)
+                        os.pwrite(fd, content, number * BLOCK)
+                    if step % 7 == 3:
+                        (daemon.path / f".snap/disk/s{step}").touch()
+                    os.fsync(fd)
+                    for number, content in batch.items():
+                        synced[number] = {content}
+            finally:
+                os.close(fd)
+        except OSError:
+            failed.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    time.sleep(0.2 + generator.random() * 0.6)
+    daemon.kill()
+    writer.join()
+    assert failed.is_set()
+    assert len(synced) > 10
+    with pytest.raises(OSError, check=lambda err: err.errno == errno.ENOTCONN):
+        path.stat()
+    daemon.start()  # clears the dead mount away
+    with path.open("rb") as file:
+        for number, allowed in synced.items():
+            assert os.pread(file.fileno(), BLOCK, number * BLOCK) in allowed, number
+
+
+def test_umount_clears_a_dead_mount(daemon: Daemon) -> None:
+    (daemon.path / "disk").write_bytes(b"x")
+    daemon.kill()
+    with pytest.raises(OSError, match="not connected"):
+        os.listdir(daemon.path)
+    daemon.cli("umount", daemon.path)
+    assert os.listdir(daemon.path) == []
+
+
+def test_mount_goes_with_the_daemon_where_asked_for(tmp_path: Path) -> None:
+    with mounted(tmp_path, "auto_unmount") as daemon:
+        (daemon.path / "disk").write_bytes(b"x")
+        daemon.kill()
+        deadline = time.monotonic() + 10
+        while os.path.ismount(daemon.path):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert os.listdir(daemon.path) == []
+
+
+def test_second_mount_says_what_is_wrong(daemon: Daemon) -> None:
+    done = daemon.cli("mount", "-f", "data", daemon.path, check=False)
+    assert done.returncode == errno.EBUSY
+    assert "mounted here already" in done.stderr
+
+
+@needs_root
+def test_full_store_is_enospc_and_recovers(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", small)
+    try:
+        with mounted(small) as daemon:
+            path = daemon.path / "disk"
+            path.write_bytes(os.urandom(8 << 20))
+            kept = path.read_bytes()
+            (small / "ballast").write_bytes(bytes(8 << 20))
+            with pytest.raises(OSError, check=lambda err: err.errno == errno.ENOSPC):
+                (daemon.path / "big").write_bytes(os.urandom(64 << 20))
+            assert path.read_bytes() == kept
+            (small / "ballast").unlink()  # somebody makes room
+            (daemon.path / "big").unlink()
+            path.write_bytes(kept[::-1])
+            daemon.stop()
+            daemon.start()
+            assert path.read_bytes() == kept[::-1]
+            daemon.expected.append("space|full|ENOSPC")
+    finally:
+        run("umount", "-l", small)
