@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Thing:
-    """An object: its bytes and its omap."""
+    """An object: its bytes and its omap; `is_ordered` where its bytes are only changed together with the omap."""
 
     data: bytearray = field(default_factory=bytearray)
     omap: dict[str, bytes] = field(default_factory=dict)
+    is_ordered: bool = False
 
     def write(self, offset: int, data: bytes) -> None:
         self.data.extend(bytes(max(0, offset + len(data) - len(self.data))))
@@ -70,6 +71,8 @@ class History:
                 return f"{name}: omap {found[name].omap} instead of {thing.omap}"
             if len(found[name].data) != len(thing.data):
                 return f"{name}: size {len(found[name].data)} instead of {len(thing.data)}"
+            if thing.is_ordered and found[name].data != thing.data:
+                return f"{name}: its bytes are not of the same op as its omap"
             if found[name].data != thing.data and (offset := self._strange_byte(name, found[name].data)) is not None:
                 return f"{name}: byte {offset} never had that value"
         return ""

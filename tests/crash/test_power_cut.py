@@ -115,6 +115,14 @@ class Story:
         thing.omap.update(omap)
         self._op(name, WriteFull(data), OmapSet(omap))
 
+    def change(self, name: str, offset: int, length: int, **omap: bytes) -> None:
+        """A part of the data, and omap, in one op."""
+        data = self._bytes(length)[:length]
+        thing = self._history.step().setdefault(name, Thing(is_ordered=True))
+        thing.write(offset, data)
+        thing.omap.update(omap)
+        self._op(name, Write(offset, data), OmapSet(omap))
+
     def omap(self, name: str, **omap: bytes) -> None:
         self._history.step().setdefault(name, Thing()).omap.update(omap)
         self._op(name, OmapSet(omap))
@@ -176,6 +184,8 @@ class Story:
         self.append("log", 100)
         await self.flush()
         self.append("log", 100)
+        self.change("map", 0, 5000, bits=b"1")
+        self.change("map", 100, 8, bits=b"2")
         first = await self.snapshot()
         self.write("a", 5000, 300)
         self.zero("a", BLOCK, BLOCK)
@@ -183,6 +193,9 @@ class Story:
         self.truncate("b", 50)
         self.replace("header", 3000, size=b"3")
         await self.flush()
+        self.change("map", 200, 8, bits=b"3")
+        self.change("map", 100, 8, bits=b"4")
+        self.append("log", 5000)
         self.truncate("b", 2 * BLOCK)
         self.write("b", BLOCK, 100)
         self.share("c", "a", 3 * BLOCK)
@@ -209,6 +222,8 @@ class Story:
         self.replace("header", 10, size=b"4")
         self.write("d", 10, 10)
         await self.flush()
+        self.change("map", 50, 100, bits=b"5")
+        self.append("e", 100)
         self.write("f", 0, 100)
 
 
@@ -239,6 +254,10 @@ async def judge(path: Path, history: History) -> None:
             assert {name: thing.data for name, thing in shown.items()} == {
                 name: thing.data for name, thing in things.items()
             }
+        # What lies behind an object's end must be empty, too.
+        for name, thing in (await found(ioctx)).items():
+            await ioctx.operate(name, WriteOp([Truncate(len(thing.data) + BLOCK)]))
+            assert bytes(await calls.read(ioctx, name, len(thing.data), 0)) == bytes(BLOCK)
         # What is free must be empty: a new object reads as zeroes where nothing was written.
         await ioctx.operate("fresh", WriteOp([Write(40 * BLOCK, b"x"), *(Write(i * BLOCK, b"x") for i in range(40))]))
         fresh = await calls.read(ioctx, "fresh", 0, 0)
