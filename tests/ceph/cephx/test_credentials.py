@@ -6,23 +6,20 @@ import struct
 from typing import Any
 
 import pytest
+from ceph.monitor_peer import TicketMonitor, new_key
 
 from rbdfs.ceph.cephx.ciphers import Usage
-from rbdfs.ceph.cephx.credentials import Credentials, MonitorLogin
+from rbdfs.ceph.cephx.credentials import Credentials
 from rbdfs.ceph.cephx.keys import CryptoKey, KeyType
 from rbdfs.ceph.cephx.structures import (
     GET_AUTH_SESSION_KEY,
     GET_PRINCIPAL_SESSION_KEY,
-    Authenticate,
     AuthenticateReply,
     Authorize,
     Authorizer,
     AuthorizeReply,
-    MAuth,
     MAuthReply,
-    MonitorHello,
     RenewalReply,
-    RenewalRequest,
     ServerChallenge,
     TicketBlob,
     TicketEntry,
@@ -37,60 +34,9 @@ from rbdfs.wire import encode_value
 AUTH, MON, OSD = EntityType.AUTH, EntityType.MON, EntityType.OSD
 
 
-def new_key(key_type: KeyType) -> CryptoKey:
-    return CryptoKey(key_type, os.urandom(16 * key_type))
-
-
-class Monitor:
-    """The other side of cephx: makes tickets, as far as a client can see."""
-
-    def __init__(self, client_key: CryptoKey, service_type: KeyType = KeyType.AES, ttl: int = 60) -> None:
-        self.client_key = client_key
-        self.service_type = min(client_key.type, service_type)
-        self.ttl = ttl
-        self.auth_key: CryptoKey | None = None
-        self.service_keys: dict[int, CryptoKey] = {}
-        self.granted = 0
-
-    def login(self, login: MonitorLogin, global_id: int = 4100) -> None:
-        """Both sides of one login."""
-        hello = MonitorHello.from_bytes(login.request())
-        proof = Authenticate.from_bytes(login.on_more(ServerChallenge(1, 77).to_bytes()))
-        assert proof.proof == self.client_key.prove(77, proof.client_challenge, os.urandom)
-        old = self.auth_key if hello.global_id and proof.old_ticket.blob else None
-        assert (hello.global_id != 0) == (proof.old_ticket.blob != b"")
-        self.auth_key = new_key(self.client_key.type)
-        first = TicketList(1, [self.entry(AUTH, self.client_key, self.auth_key, self.ttl * 10, old)])
-        payload = AuthenticateReply(GET_AUTH_SESSION_KEY, 0, first, b"", self.services().to_bytes()).to_bytes()
-        secrets = login.on_done(hello.global_id or global_id, payload)
-        assert secrets.session_key == self.auth_key.secret
-
-    def services(self) -> TicketList:
-        assert self.auth_key is not None
-        self.service_keys = {service: new_key(self.service_type) for service in (MON, OSD)}
-        entries = [self.entry(s, self.auth_key, key, self.ttl, None) for s, key in self.service_keys.items()]
-        return TicketList(1, entries)
-
-    def entry(self, service: int, key: CryptoKey, session: CryptoKey, ttl: int, old: CryptoKey | None) -> TicketEntry:
-        self.granted += 1
-        secret = key.seal(Usage.TICKET_SESSION_KEY, TicketSecret(1, session, UTime(ttl)).to_bytes(), os.urandom)
-        blob = TicketBlob(1, 2, b"opaque %d" % self.granted).to_bytes()
-        if old is not None:
-            blob = old.seal(Usage.TICKET_BLOB, encode_value(bytes, blob), os.urandom)
-        return TicketEntry(service, 1, secret, old is not None, blob)
-
-    def renew(self, front: bytes) -> bytes:
-        assert self.auth_key is not None
-        request = RenewalRequest.from_bytes(MAuth.from_bytes(front).payload)
-        assert request.request == GET_PRINCIPAL_SESSION_KEY
-        Authorize.from_bytes(self.auth_key.unseal(Usage.AUTHORIZE, request.authorizer.authorize))
-        reply = RenewalReply(GET_PRINCIPAL_SESSION_KEY, 0, self.services()).to_bytes()
-        return MAuthReply(2, 0, 4100, reply, "").to_bytes()
-
-
-def logged_in(client: KeyType, service: KeyType, **options: Any) -> tuple[Credentials, Monitor]:
+def logged_in(client: KeyType, service: KeyType, **options: Any) -> tuple[Credentials, TicketMonitor]:
     key = new_key(client)
-    credentials, monitor = Credentials("client.admin", key, os.urandom), Monitor(key, service, **options)
+    credentials, monitor = Credentials("client.admin", key, os.urandom), TicketMonitor(key, service, **options)
     monitor.login(credentials.monitor_login(0.0))
     return credentials, monitor
 
@@ -188,7 +134,7 @@ def test_service_that_does_not_know_the_ticket_is_refused() -> None:
 
 @TYPES
 def test_monitor_that_does_not_know_our_key_is_refused(client: KeyType, service: KeyType) -> None:
-    impostor = Monitor(new_key(client), service)
+    impostor = TicketMonitor(new_key(client), service)
     credentials = Credentials("client.admin", new_key(client), os.urandom)
     login = credentials.monitor_login(0.0)
     impostor.auth_key = new_key(client)
