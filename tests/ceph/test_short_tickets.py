@@ -12,10 +12,10 @@ from rbdfs.ceph.cluster import connect
 from rbdfs.ceph.config import Flags, load
 from rbdfs.rados.ops import Read, ReadOp, Write, WriteOp
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
 MINUTES = float(os.environ.get("RBDFS_TEST_MINUTES", "0.5"))
 TTL = 60 if MINUTES >= 5 else 6
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(MINUTES * 60 + 180)]
 
 
 @pytest.fixture(scope="module", params=selected_releases()[:1])
