@@ -6,21 +6,52 @@ source's by `CloneRange`; elsewhere the bytes go through us, and holes stay hole
 
 from functools import partial
 
-from rbdfs.errors import InvalidArgument
+from rbdfs.errors import InvalidArgument, RbdfsError
 from rbdfs.image.allocation import data_extents
 from rbdfs.image.core import ImageCore
-from rbdfs.image.fanout import for_each
+from rbdfs.image.fanout import Completion, for_each
 from rbdfs.image.striping import ObjectExtent
-from rbdfs.rados.ops import CloneRange, WriteOp
+from rbdfs.image.zeroing import write_zeroes
+from rbdfs.rados.ops import Buffer, CloneRange, WriteOp
 
 _CHUNK = 4 << 20
+_AT_ONCE = 8  # chunks in memory
+
+Piece = tuple[int, int]  # offset in the source, length
 
 
-async def clone_extent(image: ImageCore, source: ImageCore, source_offset: int, offset: int, length: int) -> None:
-    """Let the image share the source's bytes; within the size of both, and the source was flushed of queued writes."""
+async def copy(image: ImageCore, source: ImageCore, source_offset: int, offset: int, length: int) -> None:
+    """Copy within the size of both images, of which the target's lock is ours as far as we know."""
+    await source.path.settle()
+    shift = offset - source_offset
+    work = _share if _can_share(image, source) else _carry
+    extents = await data_extents(source, source_offset, length)
+    for start, size in _holes(extents, source_offset, length):
+        await write_zeroes(image, start + shift, size)
+    await for_each(_cut(extents, shift), partial(work, image, source, shift), at_once=_AT_ONCE)
+
+
+async def _carry(image: ImageCore, source: ImageCore, shift: int, piece: Piece) -> None:
+    """Read the bytes and write them."""
+    start, length = piece
+    read: Completion[list[Buffer] | RbdfsError] = Completion()
+    source.path.submit_read(start, length, read)
+    buffers = await read.wait()
+    if isinstance(buffers, RbdfsError):
+        raise buffers
+    written: Completion[RbdfsError | None] = Completion()
+    image.path.submit_write(start + shift, b"".join(buffers), written)
+    error = await written.wait()
+    if error is not None:
+        raise error
+
+
+async def _share(image: ImageCore, source: ImageCore, shift: int, piece: Piece) -> None:
+    """Let the objects of the target take the bytes of the source's."""
+    start, length = piece
     async with image.path.writing():
-        extents = image.header.striping.object_extents(offset, length)
-        await for_each(extents, partial(_clone_into_object, image, source, source_offset))
+        for extent in image.header.striping.object_extents(start + shift, length):
+            await _clone_into_object(image, source, start, extent)
 
 
 async def _clone_into_object(image: ImageCore, source: ImageCore, source_offset: int, extent: ObjectExtent) -> None:
@@ -47,8 +78,7 @@ async def _clone_into_object(image: ImageCore, source: ImageCore, source_offset:
     await image.path.data.operate(image.path.object_name(extent.number), WriteOp(steps, image.path.snapc))
 
 
-def can_share(image: ImageCore, source: ImageCore) -> bool:
-    """Whether CloneRange works from one image to the other."""
+def _can_share(image: ImageCore, source: ImageCore) -> bool:
     data, other = image.path.data, source.path.data
     return (
         data.cluster is other.cluster
@@ -65,20 +95,26 @@ def check_overlap(image: ImageCore, source: ImageCore, source_offset: int, offse
         raise InvalidArgument(f"{image.what}: source and target overlap")
 
 
-def chunks(offset: int, length: int) -> list[tuple[int, int]]:
-    """An extent in pieces that can be held in memory."""
-    return [(start, min(_CHUNK, offset + length - start)) for start in range(offset, offset + length, _CHUNK)]
+def _cut(extents: list[Piece], shift: int) -> list[Piece]:
+    """Extents of the source in pieces that can be held in memory, cut where chunks of the target begin."""
+    pieces = []
+    for offset, length in extents:
+        end = offset + length
+        while offset < end:
+            stop = min(end, ((offset + shift) // _CHUNK + 1) * _CHUNK - shift)
+            pieces.append((offset, stop - offset))
+            offset = stop
+    return pieces
 
 
-async def pieces(source: ImageCore, offset: int, length: int) -> list[tuple[int, int, bool]]:
-    """An extent of the source as (offset, length, whether it is data), in order."""
-    result = []
+def _holes(extents: list[Piece], offset: int, length: int) -> list[Piece]:
+    """What the data extents leave out."""
+    holes = []
     position = offset
-    for start, size in await data_extents(source, offset, length):
+    for start, size in extents:
         if start > position:
-            result.append((position, start - position, False))
-        result.append((start, size, True))
+            holes.append((position, start - position))
         position = start + size
     if position < offset + length:
-        result.append((position, offset + length - position, False))
-    return result
+        holes.append((position, offset + length - position))
+    return holes

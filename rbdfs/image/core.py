@@ -82,7 +82,7 @@ class ImageCore:
         self._refresh_wanted = False
         self._is_refreshing = False
         self._own_updates = 0  # header updates that we announced and have not heard yet
-        self._is_announcing = False
+        self._is_unannounced = False  # a change that `announce_soon` has still to tell
         self._subscribers: list[OnChange] = []
         self._failure: RbdfsError | None = None
         self._apply(header)
@@ -170,6 +170,7 @@ class ImageCore:
                 self.header_name,
                 self.watcher,
                 on_acquired=self._on_acquired,
+                at_rest=self._at_rest,
                 before_release=self._before_release,
                 on_lost=self._on_lost,
                 what=self.what,
@@ -200,13 +201,15 @@ class ImageCore:
 
     def announce_soon(self) -> None:
         """Tell everybody that the header has changed; several changes in a row are told once."""
-        if not self._is_announcing:
-            self._is_announcing = True
-            self.nursery.start_soon(self._announce_later)
+        if not self._is_unannounced:
+            self._is_unannounced = True
+            self.nursery.start_soon(self.announce_rest)
 
-    async def _announce_later(self) -> None:
-        self._is_announcing = False
-        await self.announce()
+    async def announce_rest(self) -> None:
+        """Tell what has not been told yet."""
+        if self._is_unannounced:
+            self._is_unannounced = False
+            await self.announce()
 
     async def invalidate_object_map(self) -> None:
         """Say in the header that the object map cannot be used."""
@@ -263,16 +266,20 @@ class ImageCore:
         self.changed(ImageChange.LOCK)
 
     @asynccontextmanager
-    async def _before_release(self) -> AsyncIterator[None]:
+    async def _at_rest(self) -> AsyncIterator[None]:
+        """No operation is under way inside, and no write in flight."""
         async with self.maintenance, self.path.paused():
-            object_map, self.path.object_map = self.path.object_map, None
-            try:
-                await self.path.flush()
-                if object_map is not None:
-                    await object_map.close()
-            finally:
-                yield
-        self.changed(ImageChange.LOCK)
+            yield
+
+    async def _before_release(self) -> None:
+        """What was written is made durable, and the object map given back."""
+        object_map, self.path.object_map = self.path.object_map, None
+        try:
+            await self.path.flush()
+        finally:
+            if object_map is not None:
+                await object_map.close()
+            self.changed(ImageChange.LOCK)
 
     def _on_lost(self) -> None:
         self.path.shut()
@@ -370,9 +377,9 @@ class ImageCore:
         await self.refresh_locked()
 
     async def _release_for_peer(self) -> None:
-        assert self.lock is not None
         with suppress(RbdfsError):  # the store does not answer: the peer will break the lock, when it may
-            await self.lock.release()
+            if self.lock is not None:
+                await self.lock.release()
 
     async def _on_rewatch(self, error: RbdfsError) -> None:
         if isinstance(error, Blocklisted):
@@ -385,6 +392,7 @@ class ImageCore:
             self._gone()
             return
         self._refresh_wanted = True
+        self._own_updates = 0
         if self.lock is not None:
             self.lock.peer_moved()
             await self.lock.rewatched()

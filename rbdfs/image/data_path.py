@@ -89,7 +89,7 @@ class DataPath:
         self._tasks = 0  # pumping and flushing
         self._tasks_done = trio.Event()
         self._slow: set[object] = set()  # writes that have not reached the store yet, or not all of them
-        self._flushes: list[tuple[set[object], trio.Event]] = []
+        self._waiters: list[tuple[set[object], trio.Event]] = []
 
     def object_name(self, number: int) -> str:
         """The name of a data object."""
@@ -327,18 +327,22 @@ class DataPath:
 
     async def flush(self) -> None:
         """Make durable what was written before."""
+        await self.settle()
+        await self.data.flush()
+
+    async def settle(self) -> None:
+        """Wait until what was written before has reached the store, whose reads then see it."""
         if self._slow:
             waiting = (set(self._slow), trio.Event())
-            self._flushes.append(waiting)
+            self._waiters.append(waiting)
             try:
                 await waiting[1].wait()
             finally:
-                self._flushes.remove(waiting)
-        await self.data.flush()
+                self._waiters.remove(waiting)
 
     def _no_longer_slow(self, write: object) -> None:
         self._slow.discard(write)
-        for writes, done in self._flushes:
+        for writes, done in self._waiters:
             writes.discard(write)
             if not writes:
                 done.set()

@@ -19,7 +19,7 @@ import trio
 
 from rbdfs.cls import lock
 from rbdfs.cls.lock import INTERNAL_TAG, RBD_LOCK, LockInfo, LockType
-from rbdfs.cls.notify import AcquiredLock, ReleasedLock, RequestLock, owner_result
+from rbdfs.cls.notify import NO_CLIENT, AcquiredLock, ReleasedLock, RequestLock, owner_result
 from rbdfs.cls.query import ask, change
 from rbdfs.errors import Busy, Exists, NotFound, RbdfsError, from_result
 from rbdfs.image.watcher import Watcher
@@ -43,7 +43,8 @@ class ExclusiveLock:
         watcher: Watcher,
         *,
         on_acquired: Callable[[], Awaitable[None]],
-        before_release: Callable[[], AbstractAsyncContextManager[None]],
+        at_rest: Callable[[], AbstractAsyncContextManager[None]],
+        before_release: Callable[[], Awaitable[None]],
         on_lost: Callable[[], None],
         what: str,
     ) -> None:
@@ -52,10 +53,12 @@ class ExclusiveLock:
         self._name = name
         self._watcher = watcher
         self._on_acquired = on_acquired
+        self._at_rest = at_rest
         self._before_release = before_release
         self._on_lost = on_lost
         self._what = what
         self._cookie = ""
+        self._client = NO_CLIENT  # the watch that the lock names
         self._transition = trio.Lock()
         self._peer_moved = trio.Event()
 
@@ -68,7 +71,8 @@ class ExclusiveLock:
         """Own the lock; without asking a living holder for it, gives False where there is one."""
         async with self._transition:
             while not self.is_owner:
-                cookie = f"{_COOKIE_PREFIX}{await self._watcher.cookie()}"
+                client = await self._watcher.client_id()
+                cookie = f"{_COOKIE_PREFIX}{client.handle}"
                 moved = self._peer_moved
                 try:
                     await change(self._ioctx, self._name, lock.lock(RBD_LOCK, LockType.EXCLUSIVE, cookie, INTERNAL_TAG))
@@ -78,7 +82,7 @@ class ExclusiveLock:
                     continue
                 except Exists:
                     pass  # by this very watch
-                self._cookie = cookie
+                self._cookie, self._client = cookie, client
                 await self._take_over()
         return True
 
@@ -90,7 +94,8 @@ class ExclusiveLock:
             with trio.CancelScope(shield=True), trio.move_on_after(_RELEASE_SECONDS):
                 await self._unlock()
             raise
-        await self._tell(AcquiredLock(await self._watcher.client_id()))
+        # Without waiting: the write that this is for must go before a peer that hears of it asks for the lock.
+        self._watcher.tell_soon(AcquiredLock(self._client))
 
     async def _deal_with_holder(self, moved: trio.Event, *, ask_holder: bool) -> bool:
         """See to it that the lock can be taken soon; False where that would mean to ask for it."""
@@ -138,20 +143,20 @@ class ExclusiveLock:
 
     async def release(self) -> None:
         """Give the lock up, if we own it; what is written is in the store then."""
-        async with self._before_release(), self._transition:
+        async with self._at_rest(), self._transition:
             if not self.is_owner:
                 return
-            self.is_owner = False
-            await self._unlock()
-        await self._tell(ReleasedLock(await self._watcher.client_id()))
+            try:
+                await self._before_release()
+            finally:
+                self.is_owner = False
+                await self._unlock()
+        with suppress(RbdfsError):  # whoever waits looks again by itself, if later
+            await self._watcher.notify(ReleasedLock(self._client))
 
     async def _unlock(self) -> None:
         with suppress(NotFound):  # broken, or gone with the image
             await change(self._ioctx, self._name, lock.unlock(RBD_LOCK, self._cookie))
-
-    async def _tell(self, message: AcquiredLock | ReleasedLock) -> None:
-        with suppress(RbdfsError):  # a courtesy: whoever waits looks again by itself
-            await self._watcher.notify(message)
 
     def peer_moved(self) -> None:
         """Another client took the lock or gave it up."""
@@ -163,11 +168,12 @@ class ExclusiveLock:
         async with self._transition:
             if not self.is_owner:
                 return
-            cookie = f"{_COOKIE_PREFIX}{await self._watcher.cookie()}"
             try:
+                client = await self._watcher.client_id()
+                cookie = f"{_COOKIE_PREFIX}{client.handle}"
                 step = lock.set_cookie(RBD_LOCK, LockType.EXCLUSIVE, self._cookie, cookie, INTERNAL_TAG)
                 await change(self._ioctx, self._name, step)
-                self._cookie = cookie
+                self._cookie, self._client = cookie, client
             except RbdfsError:
                 self.lost()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import trio
 
@@ -102,6 +102,26 @@ class WriteJoin:
         self._remaining -= 1
         if not self._remaining:
             self._on_complete(self, self._error)
+
+
+class Completion(Generic[T]):
+    """A callback whose argument can be awaited."""
+
+    def __init__(self) -> None:
+        self._results: list[T] = []
+        self._done: trio.Event | None = None
+
+    def __call__(self, result: T) -> None:
+        self._results.append(result)
+        if self._done is not None:
+            self._done.set()
+
+    async def wait(self) -> T:
+        """What the callback was called with."""
+        if not self._results:
+            self._done = trio.Event()
+            await self._done.wait()
+        return self._results[0]
 
 
 async def for_each(

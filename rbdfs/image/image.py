@@ -4,7 +4,6 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import trio
 
@@ -13,7 +12,7 @@ from rbdfs.errors import InvalidArgument, NotFound, NotSupported, PermissionDeni
 from rbdfs.image import allocation, copying, metadata, resizing, zeroing
 from rbdfs.image.changes import ImageChange
 from rbdfs.image.core import ImageCore
-from rbdfs.image.fanout import OnRead, OnWrite, open_tasks
+from rbdfs.image.fanout import Completion, OnRead, OnWrite, open_tasks
 from rbdfs.image.features import check_readable
 from rbdfs.image.header import Header, Locker, SnapInfo, read_header
 from rbdfs.image.lookup import lookup
@@ -28,8 +27,6 @@ from rbdfs.rados.ops import Buffer, PoolId, SnapId, Watcher
 __all__ = ["Image", "ImageChange", "ImageStatus", "OnRead", "OnWrite", "open_image"]
 
 _CLOSE_SECONDS = 30.0
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -72,6 +69,7 @@ class Image(ImageCore):
 
     def submit_write(self, offset: int, data: Buffer, on_complete: OnWrite) -> None:
         """Write; `data` must stay unchanged until the callback. Past the end, the image grows first."""
+        self.timestamps.has_new_writes = True
         if self.timestamps.modify_is_due:
             self.timestamps.note_modify()
         self.path.submit_write(offset, data, on_complete)
@@ -84,7 +82,7 @@ class Image(ImageCore):
         """Read, awaited."""
         if offset < 0 or length < 0:
             raise InvalidArgument(f"{self.what}: {length} bytes at {offset}")
-        completion: _Completion[list[Buffer] | RbdfsError] = _Completion()
+        completion: Completion[list[Buffer] | RbdfsError] = Completion()
         self.submit_read(offset, length, completion)
         result = await completion.wait()
         if isinstance(result, RbdfsError):
@@ -95,7 +93,7 @@ class Image(ImageCore):
         """Write, awaited."""
         if offset < 0:
             raise InvalidArgument(f"{self.what}: write at {offset}")
-        completion: _Completion[RbdfsError | None] = _Completion()
+        completion: Completion[RbdfsError | None] = Completion()
         self.submit_write(offset, data, completion)
         error = await completion.wait()
         if error is not None:
@@ -133,19 +131,9 @@ class Image(ImageCore):
         if length <= 0:
             return 0
         copying.check_overlap(self, source, source_offset, offset, length)
-        await self._reach(offset + length)
         self.timestamps.note_modify()
-        await source.flush()
-        shift = offset - source_offset
-        for start, size, is_data in await copying.pieces(source, source_offset, length):
-            if not is_data:
-                await self.write_zeroes(start + shift, size)
-            elif copying.can_share(self, source):
-                for piece, piece_size in copying.chunks(start, size):
-                    await copying.clone_extent(self, source, piece, piece + shift, piece_size)
-            else:
-                for piece, piece_size in copying.chunks(start, size):
-                    await self.write(piece + shift, await source.read(piece, piece_size))
+        await self._reach(offset + length)
+        await copying.copy(self, source, source_offset, offset, length)
         return length
 
     async def _reach(self, size: int) -> None:
@@ -233,7 +221,8 @@ class Image(ImageCore):
         """Wait for what is under way, make it durable, give up the lock and the watch."""
         try:
             await self.path.close()
-            self.timestamps.close()
+            await self.timestamps.close()
+            await self.announce_rest()
             if not self.is_read_only and not self.is_removed:
                 await self.path.flush()
         finally:
@@ -296,23 +285,3 @@ def _find_snap(header: Header, snap_name: str, snap_id: SnapId | None, what: str
     if snap is None:
         raise NotFound(f"{what}@{snap_name or snap_id}: no such snapshot")
     return snap
-
-
-class _Completion(Generic[T]):
-    """A callback whose argument can be awaited."""
-
-    def __init__(self) -> None:
-        self._results: list[T] = []
-        self._done: trio.Event | None = None
-
-    def __call__(self, result: T) -> None:
-        self._results.append(result)
-        if self._done is not None:
-            self._done.set()
-
-    async def wait(self) -> T:
-        """What the callback was called with."""
-        if not self._results:
-            self._done = trio.Event()
-            await self._done.wait()
-        return self._results[0]

@@ -33,6 +33,7 @@ from rbdfs.errors import (
     VersionMismatch,
     WireError,
 )
+from rbdfs.image.fanout import Completion
 from rbdfs.image.names import object_map_object
 from rbdfs.rados.api import IoCtx, Outcome
 from rbdfs.rados.ops import HEAD, Call, Reply, SnapId, WriteOp
@@ -135,10 +136,11 @@ class ObjectMap:
 
     async def resize(self, count: int) -> None:
         """Make the map fit an image of so many objects; those cut off must not exist any more."""
-        if self.states is None:
-            return
-        if await self._change(cls_map.resize(count)):
-            states = self.states
+        if (
+            self.states is not None
+            and await self._change(cls_map.resize(count))
+            and (states := self.states) is not None
+        ):
             if count < len(states):
                 del states[count:]
             else:
@@ -230,17 +232,11 @@ class ObjectMap:
         """Mark an object EXISTS."""
         if self.states is None or self.states[number] == EXISTS:
             return
-        done = trio.Event()
-        errors: list[RbdfsError | None] = []
-
-        def on_ready(error: RbdfsError | None) -> None:
-            errors.append(error)
-            done.set()
-
-        self.submit_exists(number, on_ready)
-        await done.wait()
-        if errors[0] is not None:
-            raise errors[0]
+        ready: Completion[RbdfsError | None] = Completion()
+        self.submit_exists(number, ready)
+        error = await ready.wait()
+        if error is not None:
+            raise error
 
     # Objects about to be removed.
 
@@ -249,7 +245,11 @@ class ObjectMap:
         for number in [number for number in self._waiting if _is_within(number, runs)]:
             await self.mark_exists(number)
         self._removing += runs
-        await self._mark(runs, PENDING, EXISTS, _TO_PENDING)
+        try:
+            await self._mark(runs, PENDING, EXISTS, _TO_PENDING)
+        except BaseException:
+            self._let_go(runs)
+            raise
 
     async def end_removal(self, runs: list[Run], *, removed: bool) -> None:
         """Mark objects NONEXISTENT, if they are gone, and let waiting writes go on."""
@@ -257,18 +257,21 @@ class ObjectMap:
             if removed:
                 await self._mark(runs, NONEXISTENT, PENDING, _PENDING_TO_NONEXISTENT)
         finally:
-            for run in runs:
-                self._removing.remove(run)
-            self._unsent += [number for number in self._waiting if _is_within(number, runs)]
-            if self._unsent and not self._is_sending:
-                self._send()
+            self._let_go(runs)
+
+    def _let_go(self, runs: list[Run]) -> None:
+        """Writes to objects that were being removed go on."""
+        for run in runs:
+            self._removing.remove(run)
+        self._unsent += [number for number in self._waiting if _is_within(number, runs)]
+        if self._unsent and not self._is_sending:
+            self._send()
 
     async def _mark(self, runs: list[Run], state: int, expected: int, table: bytes) -> None:
-        if self.states is not None and await self._change(
-            *(cls_map.update(start, end, state, expected) for start, end in runs)
-        ):
+        steps = [cls_map.update(start, end, state, expected) for start, end in runs]
+        if self.states is not None and await self._change(*steps) and (states := self.states) is not None:
             for start, end in runs:
-                self.states[start:end] = self.states[start:end].translate(table)
+                states[start:end] = states[start:end].translate(table)
 
 
 def _is_within(number: int, runs: list[Run]) -> bool:

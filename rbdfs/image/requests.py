@@ -8,7 +8,6 @@ import errno
 import itertools
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -138,7 +137,7 @@ class Requests:
             result = self._served[request]
             answer(Response(result).to_bytes())
             if result == 0:  # that it is done was told before, and not heard
-                self._image.nursery.start_soon(self._tell, AsyncComplete(request, result))
+                self._image.watcher.tell_soon(AsyncComplete(request, result))
         elif request in self._serving:
             answer(Response(0).to_bytes())
         elif request == NO_REQUEST:  # of an old client, which waits for the answer itself
@@ -169,15 +168,11 @@ class Requests:
             nonlocal told
             if trio.current_time() - told >= _PROGRESS_SECONDS:
                 told = trio.current_time()
-                self._image.nursery.start_soon(self._tell, AsyncProgress(request, done, total))
+                self._image.watcher.tell_soon(AsyncProgress(request, done, total))
 
         result = await self._run(serve, message, on_progress)
         self._serving.discard(request)
         self._served[request] = result
         while len(self._served) > _REMEMBERED:
             self._served.popitem(last=False)
-        await self._tell(AsyncComplete(request, result))
-
-    async def _tell(self, message: Message) -> None:
-        with suppress(RbdfsError):  # who asked will ask again, and then gets the result that we remember
-            await self._image.watcher.notify(message)
+        self._image.watcher.tell_soon(AsyncComplete(request, result))

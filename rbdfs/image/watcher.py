@@ -6,6 +6,7 @@ the answer upon itself.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 import trio
@@ -44,8 +45,9 @@ class Watcher:
         self._on_message = on_message
         self._on_rewatch = on_rewatch  # with the reason for the loss, or why there is none
         self._watch: Watch | None = None
-        self._watching = trio.Event()
-        self._lost_for_good: RbdfsError | None = None
+        self._error: RbdfsError | None = None  # why there is no watch; None while one is being made
+        self._is_rewatching = False
+        self._tried = trio.Event()  # the next attempt at a watch has ended
         self._early: list[WatchEvent] = []  # came before the store gave us the watch
 
     async def open(self) -> None:
@@ -64,11 +66,11 @@ class Watcher:
         return self._watch is not None
 
     async def cookie(self) -> int:
-        """The cookie of the watch; waits for one, raises where there will be none."""
+        """The cookie of the watch; waits for one that is being made, raises why none can be."""
         while self._watch is None:
-            if self._lost_for_good is not None:
-                raise self._lost_for_good
-            await self._watching.wait()
+            if self._error is not None:
+                raise self._error
+            await self._tried.wait()
         return self._watch.cookie
 
     async def client_id(self) -> ClientId:
@@ -83,6 +85,14 @@ class Watcher:
             and client.handle == self._watch.cookie
         )
 
+    def tell_soon(self, message: Message) -> None:
+        """Tell all watchers, without waiting for that; whoever misses it finds out by itself."""
+        self._nursery.start_soon(self._tell, message)
+
+    async def _tell(self, message: Message) -> None:
+        with suppress(RbdfsError):
+            await self.notify(message)
+
     async def notify(self, message: Message) -> NotifyReply:
         """Tell all watchers, and wait for their answers."""
         return await self._ioctx.notify(self._name, message.to_bytes(), NOTIFY_SECONDS)
@@ -90,8 +100,7 @@ class Watcher:
     async def _begin(self) -> None:
         self._early = []
         watch = await self._ioctx.watch(self._name, self._on_event)
-        self._watch = watch
-        self._watching.set()
+        self._watch, self._error = watch, None
         early, self._early = self._early, []
         for event in early:
             self._on_event(event)
@@ -101,9 +110,10 @@ class Watcher:
         if watch is None:
             self._early.append(event)
         elif isinstance(event, WatchLost):
-            self._watch = None
-            self._watching = trio.Event()
-            self._nursery.start_soon(self._rewatch, event.error)
+            self._watch = self._error = None
+            if not self._is_rewatching:
+                self._is_rewatching = True
+                self._nursery.start_soon(self._rewatch, event.error)
         else:
             self._dispatch(watch, event)
 
@@ -118,18 +128,21 @@ class Watcher:
         else:
             self._on_message(message, event, answer)
 
-    async def _rewatch(self, error: RbdfsError) -> None:
+    async def _rewatch(self, reason: RbdfsError) -> None:
         delay = _FIRST_DELAY
-        while True:
+        while self._watch is None:
             try:
                 await self._begin()
             except (NotFound, Blocklisted) as err:  # nothing to watch any more, or never again
-                self._lost_for_good = err
-                self._watching.set()
+                self._error = reason = err
+            except RbdfsError as err:
+                self._error = err
+            self._tried.set()
+            self._tried = trio.Event()
+            if isinstance(self._error, (NotFound, Blocklisted)):
                 break
-            except RbdfsError:
+            if self._error is not None:
                 await trio.sleep(delay)
                 delay = min(2 * delay, _LAST_DELAY)
-            else:
-                break
-        await self._on_rewatch(self._lost_for_good or error)
+        self._is_rewatching = False
+        await self._on_rewatch(reason)
