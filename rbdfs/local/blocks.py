@@ -41,8 +41,15 @@ LoadPage = Callable[[int], bytes | None]
 class Blocks:
     """The reference counts and the free blocks of one data file."""
 
-    def __init__(self, free: dict[int, bytes], load_page: LoadPage, grow: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        free: dict[int, bytes],
+        load_page: LoadPage,
+        grow: Callable[[int], None],
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> None:
         """`free` has the free blocks per chunk of the pages there are; `grow` makes the file hold that many blocks."""
+        self._has_room = has_room
         self._load_page = load_page
         self._grow = grow
         self._pages: dict[int, array[int]] = {}
@@ -140,6 +147,8 @@ class Blocks:
 
         `preferred` is where they should begin, 0 for anywhere; `small` says that the object has few blocks.
         """
+        if not self._has_room():
+            raise NoSpace("the store's filesystem is full")
         start = preferred if preferred and self.is_free(preferred) else self._find(index, small=small)
         got = 1
         self._claim(start)

@@ -25,6 +25,7 @@ from rbdfs.local.objects import OBJECTS_KEPT, ObjectKey, State, StoredObject
 from rbdfs.local.offload import Offload
 from rbdfs.local.omap import Omap
 from rbdfs.local.pools import Families, Pool
+from rbdfs.local.reserve import Reserve
 from rbdfs.local.watches import Watches
 from rbdfs.rados.api import OnComplete, Outcome
 from rbdfs.rados.ops import HEAD, Buffer, Read, ReadOp, Reply, SparseData, SparseRead, Write, WriteOp
@@ -55,15 +56,17 @@ class Client:
 class Engine:
     """The objects of an open store. Made by `store.open_engine`; `journal.run` must be running."""
 
-    def __init__(self, database: Database, media: Media, boot: int, last_unclean: int) -> None:
+    def __init__(
+        self, fsid: str, database: Database, media: Media, reserve: Reserve, boot: int, last_unclean: int
+    ) -> None:
+        self.fsid = fsid
         self.database = database
         self.media = media
         self.boot = boot
-        self.fsid = ""
         self._last_unclean = last_unclean
-        self.journal = Journal(media, database, self._take)
+        self.journal = Journal(media, database, reserve, self._take)
         free = dict(database.rows("SELECT number, free FROM page"))
-        self.blocks = Blocks(free, self._load_page, self._grow_file)
+        self.blocks = Blocks(free, self._load_page, self._grow_file, lambda: reserve.is_intact)
         self.families = Families(database)
         self.pools: dict[int, Pool] = {}
         self.dirty_pools: set[Pool] = set()

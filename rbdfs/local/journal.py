@@ -20,6 +20,7 @@ from rbdfs.local.batch import Batch
 from rbdfs.local.blocks import BLOCK_BITS, Settlement
 from rbdfs.local.database import Database
 from rbdfs.local.media import Media
+from rbdfs.local.reserve import Reserve
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,11 @@ class _Flush:
 class Journal:
     """Commits what `take` gives: the next generation, or None where no metadata has changed."""
 
-    def __init__(self, media: Media, database: Database, take: Callable[[], Generation | None]) -> None:
+    def __init__(
+        self, media: Media, database: Database, reserve: Reserve, take: Callable[[], Generation | None]
+    ) -> None:
         self._media = media
+        self._reserve = reserve
         self._database = database
         self._take = take
         self._backlog: list[Generation] = []  # taken, not durable yet
@@ -129,7 +133,7 @@ class Journal:
         if data_dirty:
             self._media.sync()
         for generation in generations:
-            self._media.commit(self._database, generation.batch)
+            self._reserve.commit(self._media, self._database, generation.batch)
             durable.append(generation)
             for block, count in generation.settlement.freed_runs():
                 try:
@@ -137,6 +141,7 @@ class Journal:
                 except NoSpace as err:
                     generation.settlement.keep(block, count)
                     log.warning("freed blocks are kept back: %s", err)
+        self._reserve.restore()
 
     @property
     def is_stuck(self) -> bool:

@@ -115,6 +115,7 @@ class Remote:
         self._established: set[int] = set()  # the cookies that an owner knows
         self._done = 0  # writes that are answered
         self._flushed = 0  # of those, how many a flush has made durable
+        self._pinging = trio.CancelScope()
         self.failure: RbdfsError | None = None  # for good
 
     # The link.
@@ -137,11 +138,16 @@ class Remote:
         return False
 
     async def ping(self) -> None:
-        """Let the owner know that this process lives, for ever."""
-        while True:
-            await trio.sleep(PING_INTERVAL)
-            if self._link is not None:
-                self._link.send(lambda packer: ["ping", 0])
+        """Let the owner know that this process lives, until `stop_pinging`."""
+        with self._pinging:
+            while True:
+                await trio.sleep(PING_INTERVAL)
+                if self._link is not None:
+                    self._link.send(lambda packer: ["ping", 0])
+
+    def stop_pinging(self) -> None:
+        """Fall silent: watches end in their time."""
+        self._pinging.cancel()
 
     async def drain(self) -> None:
         """Wait until everything is sent."""

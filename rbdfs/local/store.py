@@ -3,6 +3,7 @@
     lock            flock: whoever holds it owns the store
     socket          where the owner serves other processes
     metadata.db     `database`
+    reserve         `reserve`: room for metadata on a full disk
     data            `media`: block 0 is a header, the magic and the fsid, so that files of two stores are not mixed up
 
 A store that was not closed in order is put right when it is opened: what nothing refers to is punched, so that no
@@ -22,6 +23,7 @@ from rbdfs.local.database import Database
 from rbdfs.local.engine import Engine
 from rbdfs.local.media import Media
 from rbdfs.local.pools import Pool
+from rbdfs.local.reserve import NAME as RESERVE, Reserve
 from rbdfs.rados.ops import PoolId
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,9 @@ def make_directory(path: Path) -> None:
     """Make the directory of a store, unless it is there; only its owner may look inside."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not is_store(path) and (strange := sorted({entry.name for entry in path.iterdir()} - {LOCK, DATA, SOCKET})):
+        if not is_store(path) and (
+            strange := sorted({entry.name for entry in path.iterdir()} - {LOCK, DATA, SOCKET, RESERVE})
+        ):
             raise InvalidArgument(f"{path}: not a store of rbdfs, and not empty: it has {strange[0]}")
     except OSError as err:
         raise from_os_error(path, err) from err
@@ -107,11 +111,11 @@ def open_engine(path: Path, media: Media | None = None) -> Engine:
         last_unclean = settings["last_unclean"] if settings["clean"] else settings["boots"]
         rows = [("boots", boot), ("clean", 0), ("last_unclean", last_unclean)]
         media = media or open_media(path, settings["fsid"])
-        media.commit(database, Batch(settings=rows))
-        engine = Engine(database, media, boot, last_unclean)
+        reserve = Reserve(path)
+        reserve.commit(media, database, Batch(settings=rows))
+        engine = Engine(settings["fsid"], database, media, reserve, boot, last_unclean)
         if not settings["clean"]:
             _punch_free_blocks(engine.blocks, media)
-        engine.fsid = settings["fsid"]
         _load_pools(engine)
     except BaseException:
         database.close()

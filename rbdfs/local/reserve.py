@@ -1,0 +1,59 @@
+"""Room kept back for metadata, so that a full disk can still be told what is removed.
+
+Data may fill a filesystem to the last block, and then nothing could be committed, not even what frees blocks. So a
+file of a few MiB lies beside the store; a commit that finds no room takes its place, and until the file is back, no
+fresh blocks are handed out for data.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from rbdfs.errors import NoSpace
+from rbdfs.local.batch import Batch
+from rbdfs.local.database import Database
+from rbdfs.local.media import Media
+
+NAME = "reserve"
+_SIZE = 16 << 20  # bytes, or an eighth of a small filesystem
+
+
+class Reserve:
+    """The file; used by one thread at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / NAME
+        self.is_intact = False
+        self.restore()
+
+    def restore(self) -> None:
+        """Take the room, if it is there."""
+        if self.is_intact:
+            return
+        room = os.statvfs(self._path.parent)
+        size = min(_SIZE, room.f_blocks * room.f_frsize // 8)
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            self._drop()
+        else:
+            self.is_intact = True
+
+    def commit(self, media: Media, database: Database, batch: Batch) -> None:
+        """Commit a batch, in the reserve's room where there is no other."""
+        try:
+            media.commit(database, batch)
+        except NoSpace:
+            if not self.is_intact:
+                raise
+            self._drop()
+            media.commit(database, batch)
+
+    def _drop(self) -> None:
+        self.is_intact = False
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""A filesystem without room: the writer is told, nothing is lost, and it goes on once there is room."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rbdfs.errors import NoSpace
+from rbdfs.local.check import check_files
+from rbdfs.local.cluster import open_store
+from rbdfs.rados import calls
+from rbdfs.rados.api import IoCtx
+from rbdfs.rados.ops import SnapContext
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 24 MiB."""
+    mountpoint = tmp_path / "small"
+    mountpoint.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", mountpoint], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("cannot mount a small tmpfs here")
+    yield mountpoint
+    subprocess.run(["umount", mountpoint], check=True)
+
+
+async def fill(ioctx: IoCtx, name: str) -> int:
+    """Write until there is no room; gives how many MiB are there."""
+    with contextlib.suppress(NoSpace):
+        for number in range(64):
+            await calls.write(ioctx, f"{name}.{number:03}", 0, bytes([number + 1]) * MIB)
+    return len([each async for each in ioctx.list_objects() if each.startswith(name)])
+
+
+async def verify(ioctx: IoCtx, name: str, count: int) -> None:
+    for number in range(count):
+        assert await calls.read(ioctx, f"{name}.{number:03}", 0, 0) == bytes([number + 1]) * MIB
+
+
+async def test_writer_is_told_and_nothing_is_lost(small_disk: Path) -> None:
+    path = small_disk / "store"
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        count = await fill(ioctx, "big")
+        assert 10 < count < 24
+        await ioctx.flush()
+        await verify(ioctx, "big", count)
+        assert (await ioctx.usage()).used == count * MIB
+    assert (await check_files(path)).findings == []
+
+
+async def test_removing_makes_room_again(small_disk: Path) -> None:
+    path = small_disk / "store"
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        count = await fill(ioctx, "big")
+        for number in range(count - 4, count):
+            await calls.remove(ioctx, f"big.{number:03}")
+        await ioctx.flush()
+        await calls.write(ioctx, "more", 0, b"m" * 3 * MIB)
+        await ioctx.flush()
+        await verify(ioctx, "big", count - 4)
+    async with open_store(path) as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        await verify(ioctx, "big", count - 4)
+        assert await calls.read(ioctx, "more", 0, 0) == b"m" * 3 * MIB
+    assert (await check_files(path)).findings == []
+
+
+async def test_metadata_without_room_waits_for_it(small_disk: Path) -> None:
+    path = small_disk / "store"
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"before")
+        await ioctx.flush()
+        ballast = small_disk / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+        await calls.omap_set(ioctx, "index", {f"{number:06}": b"v" * 400 for number in range(20_000)})
+        with pytest.raises(NoSpace):
+            await ioctx.flush()
+        assert len([key async for key, _ in calls.omap_items(ioctx, "index")]) == 20_000
+        ballast.unlink()
+        await ioctx.flush()
+    async with open_store(path) as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        assert len([key async for key, _ in calls.omap_items(ioctx, "index")]) == 20_000
+        assert bytes(await calls.read(ioctx, "o", 0, 0)) == b"before"
+    assert (await check_files(path)).findings == []
+
+
+async def test_copy_for_a_snapshot_without_room(small_disk: Path) -> None:
+    async with open_store(small_disk / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        count = await fill(ioctx, "big")
+        snap = await ioctx.create_snap_id()
+        written = 0
+        with contextlib.suppress(NoSpace):
+            for number in range(count):
+                await calls.write(ioctx, f"big.{number:03}", 0, b"#" * MIB, SnapContext(snap, (snap,)))
+                written += 1
+        assert written < count
+        await ioctx.flush()
+        for number in range(count):
+            old = bytes([number + 1]) * MIB
+            assert await calls.read(ioctx, f"big.{number:03}", 0, 0, snap) == old
+            assert await calls.read(ioctx, f"big.{number:03}", 0, 0) == (b"#" * MIB if number < written else old)
+    assert (await check_files(small_disk / "store")).findings == []

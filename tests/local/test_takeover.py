@@ -1,0 +1,205 @@
+"""Several processes on one store: who owns it, who is attached, and what happens when the owner goes or dies."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from rbdfs.errors import Busy, StoreFailure
+from rbdfs.local import cluster as cluster_module, store
+from rbdfs.local.cluster import LocalCluster, open_store
+from rbdfs.local.remote import Remote
+from rbdfs.local.session import Session
+from rbdfs.rados import calls
+from rbdfs.rados.api import IoCtx, WatchEvent, WatchLost
+from rbdfs.rados.ops import Create, WriteOp
+
+ROOT = Path(__file__).parents[2]
+
+
+class OwnerProcess:
+    """Another process that has the store open."""
+
+    def __init__(self, path: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("owner_process.py")), str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def tell(self, line: str) -> None:
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        if line != "leave":
+            assert self.process.stdout.readline() == "done\n"
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[OwnerProcess]:
+    process = OwnerProcess(tmp_path / "store")
+    yield process
+    process.end()
+
+
+async def until_owner(cluster: LocalCluster) -> None:
+    with trio.fail_after(20):
+        while not isinstance(cluster.backend, Session):  # noqa: ASYNC110  # no event tells that
+            await trio.sleep(0.01)
+
+
+async def content(ioctx: IoCtx, name: str) -> bytes:
+    return bytes(await calls.read(ioctx, name, 0, 0))
+
+
+async def test_second_process_attaches_and_sees_the_same(owner: OwnerProcess, tmp_path: Path) -> None:
+    owner.tell("write greeting hello")
+    async with open_store(tmp_path / "store") as cluster:
+        assert isinstance(cluster.backend, Remote)
+        ioctx = await cluster.open_pool("rbd")
+        assert await content(ioctx, "greeting") == b"hello"
+        await calls.write(ioctx, "answer", 0, b"x" * 3_000_000)
+        assert len(await content(ioctx, "answer")) == 3_000_000
+
+
+async def test_owner_leaves_and_an_attached_process_goes_on(owner: OwnerProcess, tmp_path: Path) -> None:
+    async with open_store(tmp_path / "store") as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        identity = (cluster.instance_id, cluster.address, cluster.fsid)
+        await calls.write(ioctx, "o", 0, b"not flushed by us")
+        owner.tell("leave")
+        assert await content(ioctx, "o") == b"not flushed by us"
+        await until_owner(cluster)
+        assert (cluster.instance_id, cluster.address, cluster.fsid) == identity
+        await calls.write(ioctx, "o", 0, b"N")
+    async with open_store(tmp_path / "store") as cluster:
+        assert await content(await cluster.open_pool("rbd"), "o") == b"Not flushed by us"
+
+
+async def test_ops_during_the_change_of_owners_are_done_once_each(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        leave = trio.Event()
+
+        async def own(task_status: trio.TaskStatus[None]) -> None:
+            async with open_store(tmp_path / "store", create=True) as first:
+                await first.create_pool("rbd")
+                task_status.started()
+                await leave.wait()
+
+        await nursery.start(own)
+        async with open_store(tmp_path / "store") as cluster:
+            ioctx = await cluster.open_pool("rbd")
+            for number in range(200):
+                if number == 100:
+                    leave.set()
+                await ioctx.operate(f"o.{number:03}", WriteOp([Create(exclusive=True)]))
+            await until_owner(cluster)
+            assert len([name async for name in ioctx.list_objects()]) == 200
+
+
+async def test_watch_is_lost_with_the_owner(owner: OwnerProcess, tmp_path: Path) -> None:
+    owner.tell("write o x")
+    events: list[WatchEvent] = []
+    async with open_store(tmp_path / "store") as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        await ioctx.watch("o", events.append)
+        owner.tell("leave")
+        await until_owner(cluster)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [type(event) for event in events] == [WatchLost]
+        watch = await ioctx.watch("o", events.append)
+        assert len(await calls.list_watchers(ioctx, "o")) == 1
+        await watch.close()
+
+
+async def test_owner_dies_and_a_process_without_unflushed_writes_goes_on(owner: OwnerProcess, tmp_path: Path) -> None:
+    async with open_store(tmp_path / "store") as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"flushed")
+        await ioctx.flush()
+        owner.process.send_signal(signal.SIGKILL)
+        assert await content(ioctx, "o") == b"flushed"
+        await until_owner(cluster)
+        await calls.write(ioctx, "o", 0, b"F")
+        assert await content(ioctx, "o") == b"Flushed"
+
+
+async def test_owner_dies_with_unflushed_writes_of_an_attached_process(owner: OwnerProcess, tmp_path: Path) -> None:
+    async with open_store(tmp_path / "store") as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"not flushed")
+        owner.process.send_signal(signal.SIGKILL)
+        with pytest.raises(StoreFailure, match="may be lost"):
+            await content(ioctx, "o")
+        with pytest.raises(StoreFailure, match="may be lost"):
+            await ioctx.flush()
+    async with open_store(tmp_path / "store") as cluster:  # the store itself is fine
+        await calls.write(await cluster.open_pool("rbd"), "o", 0, b"new")
+
+
+async def test_socket_of_a_dead_owner_is_in_nobodys_way(owner: OwnerProcess, tmp_path: Path) -> None:
+    owner.end()
+    assert (tmp_path / "store" / store.SOCKET).exists()
+    async with open_store(tmp_path / "store") as cluster:
+        assert isinstance(cluster.backend, Session)
+
+
+async def test_owner_that_does_not_answer_is_named(
+    owner: OwnerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "_PATIENCE", 0.2)
+    owner.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(Busy, match=f"process {owner.process.pid}, which does not answer"):
+        async with open_store(tmp_path / "store"):
+            pass
+
+
+async def test_silent_client_loses_its_watch(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with (
+        open_store(tmp_path / "store", create=True) as owner_cluster,
+        open_store(tmp_path / "store") as attached,
+    ):
+        await owner_cluster.create_pool("rbd")
+        ioctx = await owner_cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"x")
+        events: list[WatchEvent] = []
+        await (await attached.open_pool("rbd")).watch("o", events.append, seconds=30)
+        await trio.sleep(300)  # it is alive, and says so
+        assert len(await calls.list_watchers(ioctx, "o")) == 1
+        session = attached.backend
+        assert isinstance(session, Remote)
+        session.stop_pinging()
+        await trio.sleep(40)
+        assert [type(event) for event in events] == [WatchLost]
+        assert await calls.list_watchers(ioctx, "o") == []
+
+
+async def test_cancelled_body_still_closes_in_order(tmp_path: Path) -> None:
+    with trio.CancelScope() as scope:
+        async with open_store(tmp_path / "store", create=True) as cluster:
+            await cluster.create_pool("rbd")
+            await calls.write(await cluster.open_pool("rbd"), "o", 0, b"written")
+            scope.cancel()
+            await trio.sleep_forever()
+    async with open_store(tmp_path / "store") as cluster:
+        assert await content(await cluster.open_pool("rbd"), "o") == b"written"
+
+
+async def test_deep_directory(tmp_path: Path) -> None:
+    path = tmp_path / ("d" * 100) / ("e" * 100) / "store"
+    async with open_store(path, create=True), open_store(path) as cluster:
+        assert isinstance(cluster.backend, Remote)
