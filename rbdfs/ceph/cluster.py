@@ -38,7 +38,7 @@ async def connect(options: ConnectOptions) -> AsyncIterator["CephCluster"]:
     monitors = MonitorClient(
         options.monitors, options.credentials(), identity, options.monitor_modes, options.mon_op_timeout
     )
-    objecter = Objecter(monitors, monitors.credentials, identity, options.modes, options.osd_op_timeout or 0.0)
+    objecter = Objecter(monitors, monitors.credentials, identity, options.modes, options.osd_op_timeout)
     try:
         async with trio.open_nursery() as nursery:
             with trio.move_on_after(options.mon_op_timeout or _CONNECT_SECONDS) as limit:

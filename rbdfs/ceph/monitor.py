@@ -60,8 +60,8 @@ class MapConsumer(Protocol):
     def on_maps(self, message: OSDMapMessage) -> None:
         """Take maps."""
 
-    def on_new_identity(self) -> None:
-        """The cluster takes us for another client from now on."""
+    def on_identity(self, my_addr: EntityAddr, *, is_new: bool) -> None:
+        """The cluster knows us by this address, and where that `is_new`, takes us for another client than before."""
 
 
 @dataclass(slots=True)
@@ -151,10 +151,10 @@ class MonitorClient:
         """Which monitor the session is with; None between two sessions."""
         return None if self._connection is None else self._connection.address
 
-    def want_maps(self) -> None:
-        """Ask for the OSD maps after the one that the consumer has: some are missing."""
-        if self._connection is not None and self._consumer is not None:
-            self._send(MonSubscribe({"osdmap": Subscription(self._next_epoch())}))
+    def want_maps(self, *, full: bool = False) -> None:
+        """Ask for the OSD maps after the consumer's, because some are missing; or for the newest one, whole."""
+        if self._connection is not None:
+            self._send(MonSubscribe({"osdmap": Subscription(0 if full else self._next_epoch())}))
 
     async def renew_tickets(self) -> None:
         """Get new tickets, because an OSD does not accept those we have."""
@@ -214,11 +214,11 @@ class MonitorClient:
         """Subscribe, and ask again what has no answer yet."""
         assert self._consumer is not None
         self._connection = connection
-        is_new_identity = self.global_id not in (0, connection.global_id)
-        self.my_addr, self.global_id = connection.my_addr, connection.global_id
-        if is_new_identity:
+        is_new = self.global_id not in (0, connection.global_id)
+        if is_new:
             log.warning("the tickets were lost, and the global id with them")
-            self._consumer.on_new_identity()
+        self.my_addr, self.global_id = connection.my_addr, connection.global_id
+        self._consumer.on_identity(self.my_addr, is_new=is_new)
         known = 0 if self.monmap is None else self.monmap.epoch + 1
         self._send(MonSubscribe({"monmap": Subscription(known), "osdmap": Subscription(self._next_epoch())}))
         for tid, request in self._requests.items():

@@ -1,25 +1,56 @@
-"""An op between its submission and its completion, and the object that it is for."""
+"""An op between its submission and its completion, and the object that it is for.
 
+Here an op of the contract becomes what is sent, and an answer becomes the op's outcome; what happens between is the
+objecter's. This is the hot path: an op that is one Read or one Write goes past the tables of steps.
+"""
+
+import logging
+import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rbdfs.ceph import op_message
 from rbdfs.ceph.hobject import OrderKey, head_object
-from rbdfs.ceph.op_message import OpFlag
-from rbdfs.ceph.osd_ops import Decoder
+from rbdfs.ceph.op_message import ALWAYS, OpFlag, OpReply
+from rbdfs.ceph.osd_ops import READING_STEPS, SNAP_DIR, Decoder, EncodedSteps, encode_read, encode_steps, encode_write
 from rbdfs.ceph.placement import Placement
-from rbdfs.errors import RbdfsError
-from rbdfs.rados.api import OnComplete
-from rbdfs.rados.ops import Buffer, PoolId
+from rbdfs.errors import Corrupt, RbdfsError, WireError, from_result
+from rbdfs.rados.api import OnComplete, Outcome
+from rbdfs.rados.ops import HEAD, NO_SNAPS, Buffer, ListSnaps, PoolId, Read, ReadOp, Reply, Write, WriteOp
 
 if TYPE_CHECKING:
     from rbdfs.ceph.session import OSDSession
+
+log = logging.getLogger(__name__)
+
+_READ_FLAGS = int(ALWAYS | OpFlag.READ)
+_ORDERED_READ_FLAGS = int(ALWAYS | OpFlag.READ | OpFlag.RWORDERED)
+_WRITE_FLAGS = int(ALWAYS | OpFlag.WRITE)
+_READ_WRITE_FLAGS = int(ALWAYS | OpFlag.READ | OpFlag.WRITE)
+_NO_OUTPUT: tuple[Decoder | None, ...] = (None,)
+_THE_DATA: tuple[Decoder | None, ...] = (lambda output: output,)
+_MAX_ERRNO = 4094
+
+
+_WRITE = int(OpFlag.WRITE)
 
 
 class ObjectTarget:
     """An object, and where it is at some epoch; kept from op to op, with the parts of a message that depend on it."""
 
-    __slots__ = ("epoch", "name", "name_part", "namespace", "placement", "pool_id", "prefix", "raw_hash", "session")
+    __slots__ = (
+        "epoch",
+        "name",
+        "name_part",
+        "namespace",
+        "placement",
+        "pool_id",
+        "prefix",
+        "raw_hash",
+        "session",
+        "writes",
+    )
 
     def __init__(self, pool_id: PoolId, namespace: str, name: str, raw_hash: int) -> None:
         self.pool_id = pool_id
@@ -27,6 +58,7 @@ class ObjectTarget:
         self.name = name
         self.raw_hash = raw_hash
         self.name_part = op_message.name_part(pool_id, namespace, name)
+        self.writes = 0  # under way by this handle
         # As of `epoch`; 0: not known.
         self.epoch = 0
         self.placement: Placement | None = None
@@ -96,11 +128,13 @@ class PendingOp:
         self.session: OSDSession | None = None
         self.placement: Placement | None = None
         self.on_gone: list[Callable[[], None]] | None = None  # who else waits for it to be over
+        if flags & _WRITE:
+            target.writes += 1
 
     @property
     def is_write(self) -> bool:
         """Whether it changes its object."""
-        return bool(self.flags & OpFlag.WRITE)
+        return self.flags & _WRITE != 0
 
     def front(self) -> bytes:
         """The front of the message for the next attempt."""
@@ -114,14 +148,88 @@ class PendingOp:
             (target.prefix, op_message.flag_part(flags), self.mtime, target.name_part, self.ops, self.tail, attempt)
         )
 
+    def complete(self, outcome: Outcome) -> None:
+        """Tell the submitter, whose bugs must not harm anybody else's ops, and those who wait for the op to be over."""
+        if self.flags & _WRITE:
+            self.target.writes -= 1
+        try:
+            self.on_complete(outcome)
+        except Exception:
+            log.exception("completion of an op on %s", self.target)
+        if self.on_gone is not None:
+            self.gone()
+
     def gone(self) -> None:
         """Tell those who wait for the op to be over, whatever came of it."""
-        if self.on_gone is not None:
-            waiting, self.on_gone = self.on_gone, None
-            for call in waiting:
-                call()
+        waiting, self.on_gone = self.on_gone or (), None
+        for call in waiting:
+            call()
 
-    def fail(self, error: RbdfsError) -> None:
-        """End the op with an error."""
-        self.on_complete(error)
-        self.gone()
+    def outcome(self, reply: OpReply, data: Buffer) -> Outcome:
+        """What an answer means."""
+        if reply.result < 0:
+            return self._error(reply.result)
+        decoders = self.decoders
+        try:
+            if len(decoders) == 1 == len(reply.lengths):
+                decode = decoders[0]
+                return Reply([None if decode is None else decode(data)], reply.version)
+            outputs, start, view = [], 0, memoryview(data)
+            for decode, length in zip(decoders, reply.lengths, strict=True):
+                outputs.append(None if decode is None else decode(view[start : start + length]))
+                start += length
+            return Reply(outputs, reply.version)
+        except (WireError, ValueError) as err:
+            return Corrupt(f"{self.target}: {err}")
+
+    def _error(self, result: int) -> RbdfsError:
+        if result < -_MAX_ERRNO:  # where a comparison found a difference
+            return from_result(result, str(self.target))
+        return from_result(result, f"{self.target}: {os.strerror(-result).lower()}")
+
+
+def make_op(tid: int, target: ObjectTarget, op: ReadOp | WriteOp, on_complete: OnComplete) -> PendingOp:
+    """Encode an op of the contract; raises what is wrong with it."""
+    steps = op.steps
+    data: tuple[Buffer, ...]
+    if type(op) is ReadOp:
+        # An OSD lets other reads overtake writes that wait for the object to be recovered.
+        flags = _ORDERED_READ_FLAGS if target.writes else _READ_FLAGS
+        mtime, tail = op_message.NO_MTIME, op_message.read_tail(op.snap_id)
+        if len(steps) == 1 and type(steps[0]) is Read:
+            ops, data, decoders = encode_read(steps[0].offset, steps[0].length), (), _THE_DATA
+        else:
+            ops, data, decoders = encode_steps(steps)
+            if any(type(step) is ListSnaps for step in steps):
+                tail = op_message.read_tail(SNAP_DIR)
+    else:
+        assert type(op) is WriteOp
+        flags, mtime, tail = _WRITE_FLAGS, _now(), op_message.write_tail(op.snapc)
+        if len(steps) == 1 and type(steps[0]) is Write:
+            ops = encode_write(steps[0].offset, len(steps[0].data))
+            data, decoders = (steps[0].data,), _NO_OUTPUT
+        else:
+            ops, data, decoders = encode_steps(steps)
+            decoders = (None,) * len(decoders)
+            if any(type(step) in READING_STEPS for step in steps):
+                flags = _READ_WRITE_FLAGS
+        if op.full_try:
+            flags |= OpFlag.FULL_TRY
+    return PendingOp(tid, target, flags, mtime, ops, data, tail, decoders, on_complete)
+
+
+def make_encoded_op(
+    tid: int, target: ObjectTarget, encoded: EncodedSteps, on_complete: OnComplete, *, is_write: bool, flags: int
+) -> PendingOp:
+    """An op that is no step of the contract: of a watch, a notify, a listing."""
+    ops, data, decoders = encoded
+    if is_write:
+        flags, mtime, tail = flags | _WRITE_FLAGS, _now(), op_message.write_tail(NO_SNAPS)
+    else:
+        flags, mtime, tail = flags | _READ_FLAGS, op_message.NO_MTIME, op_message.read_tail(HEAD)
+    return PendingOp(tid, target, flags, mtime, ops, data, tail, decoders, on_complete)
+
+
+def _now() -> bytes:
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return op_message.MTIME.pack(seconds, nanoseconds)

@@ -16,7 +16,7 @@ from rbdfs.ceph.backoff import Backoffs, decode_backoff
 from rbdfs.ceph.messages import BackoffCode, MessageType, OSDBackoff, OSDMapMessage, WatchNotify
 from rbdfs.ceph.msgr2.connection import Connection, ConnectionLost
 from rbdfs.ceph.op_message import OpReply, decode_reply
-from rbdfs.ceph.pending import PendingOp
+from rbdfs.ceph.pending import ObjectTarget, PendingOp
 from rbdfs.ceph.types import EntityAddr
 from rbdfs.errors import AuthenticationFailed, NotSupported, RbdfsError, StoreFailure
 from rbdfs.wire import Buffer
@@ -34,6 +34,9 @@ class SessionOwner(Protocol):
 
     async def renew_tickets(self) -> None:
         """Get new tickets, because the OSD does not accept ours."""
+
+    def locate(self, target: ObjectTarget) -> None:
+        """Note where an object is by the newest map."""
 
     def on_reply(self, op: PendingOp, reply: OpReply, data: Buffer) -> None:
         """An op is answered; it is no longer pending here."""
@@ -100,6 +103,7 @@ class OSDSession:
 
     def _send_again(self, ops: Iterable[PendingOp]) -> None:
         for op in sorted(ops, key=_tid):
+            self._owner.locate(op.target)  # to name the newest epoch: where it goes has not changed
             self.add(op)
 
     # The connection.
@@ -169,7 +173,8 @@ class OSDSession:
         self._wanted = trio.Event()
         for op in ops:
             op.session = None
-            op.fail(error)
+        for op in ops:
+            op.complete(error)
 
     def _on_message(self, kind: int, tid: int, version: int, front: memoryview, data: Buffer) -> None:
         if kind == MessageType.OSD_OPREPLY:

@@ -197,7 +197,7 @@ class PeerConnection:
 
 
 class _Objecter(Objecter):
-    def __init__(self, cluster: "Peers", op_timeout: float) -> None:
+    def __init__(self, cluster: "Peers", op_timeout: float | None) -> None:
         super().__init__(cluster, None, Identity(1), (), op_timeout)  # type: ignore[arg-type]
         self.cluster = cluster
         self.my_addr = MY_ADDR
@@ -234,7 +234,7 @@ class Peers:
         self.map.pg_temp = {PgId(POOL, seed): tuple(range(self.osds)) for seed in range(1024)}
 
     @asynccontextmanager
-    async def objecter(self, op_timeout: float = 0.0) -> AsyncIterator[Objecter]:
+    async def objecter(self, op_timeout: float | None = None) -> AsyncIterator[Objecter]:
         """An objecter that has the first map."""
         self.client = _Objecter(self, op_timeout)
         async with trio.open_nursery() as nursery:
@@ -304,7 +304,7 @@ class Peers:
         self.connections.append(connection)
         return connection
 
-    def want_maps(self) -> None:
+    def want_maps(self, *, full: bool = False) -> None:
         """Count."""
         self.maps_wanted += 1
 

@@ -5,16 +5,16 @@ import errno
 import pytest
 import trio
 import trio.testing
-from ceph.osd_peer import MY_ADDR, POOL, Peers
+from ceph.osd_peer import FSID, MY_ADDR, POOL, Peers
 
 from rbdfs.ceph.hobject import HObject
-from rbdfs.ceph.messages import SpgId
+from rbdfs.ceph.messages import OSDMapMessage, SpgId
 from rbdfs.ceph.op_message import OpFlag
 from rbdfs.ceph.osdmap import MapFlag
 from rbdfs.ceph.pool import PoolFlag
-from rbdfs.errors import Blocklisted, NotFound, RbdfsError, StoreFailure, TimedOut
+from rbdfs.errors import Blocklisted, NotFound, RbdfsError, StoreFailure, TimedOut, WireError
 from rbdfs.rados.api import Outcome
-from rbdfs.rados.ops import Read, ReadOp, Remove, Reply, SnapContext, SnapId, Stat, Write, WriteOp
+from rbdfs.rados.ops import PoolId, Read, ReadOp, Remove, Reply, SnapContext, SnapId, Stat, Write, WriteOp
 
 READ = ReadOp([Read(0, 100)])
 WRITE = WriteOp([Write(0, b"data")], SnapContext(5, (SnapId(5), SnapId(3))))
@@ -489,7 +489,58 @@ async def test_writes_whose_fate_nobody_knows_are_not_repeated_under_a_new_ident
         client.submit("w", WRITE)
         client.submit("r", READ)
         await cluster.settle()
-        objecter.on_new_identity()
+        objecter.on_identity(MY_ADDR, is_new=True)
         await cluster.settle()
         assert isinstance(client.outcome("w"), StoreFailure)
         assert [(op.name, op.attempt) for op in cluster.ops] == [("r", 1)]
+
+
+async def test_closing_the_cluster_ends_what_is_pending_and_what_comes() -> None:
+    cluster = Peers()
+    client = Client(cluster)
+    async with cluster.objecter():
+        client.submit("a", WRITE)
+        await cluster.settle()
+    client.submit("b", READ)
+    assert all(isinstance(client.outcome(label), StoreFailure) for label in "ab")
+
+
+async def test_ops_that_a_map_ends_are_told_so_after_the_others_are_on_their_way() -> None:
+    cluster = Peers()
+    client = Client(cluster)
+    other = PoolId(2)
+    async with cluster.objecter() as objecter:
+        cluster.take_map(pools={**cluster.map.pools, other: cluster.map.pools[POOL]}, pool_names={})
+        doomed = cluster.target("doomed", other)
+
+        def on_complete(_: Outcome) -> None:
+            client.submit("second", WRITE, "a")
+
+        objecter.submit(doomed, READ, on_complete)
+        client.submit("first", WRITE, "a")
+        await cluster.settle()
+        cluster.take_map(up=(1, 2), pools={POOL: cluster.map.pools[POOL]})
+        await cluster.settle()
+        assert [(op.name, op.attempt) for op in cluster.ops] == [("a", 1), ("a", 0)]
+
+
+async def test_an_increment_that_does_not_fit_makes_us_ask_for_the_whole_map() -> None:
+    cluster = Peers()
+    async with cluster.objecter() as objecter:
+        objecter.on_maps(OSDMapMessage(FSID.bytes, {2: b"no increment"}, {}))
+        assert cluster.maps_wanted == 1
+        assert objecter.epoch == 1
+
+
+async def test_maps_behind_a_gap_make_us_ask_for_those_between() -> None:
+    cluster = Peers()
+    async with cluster.objecter() as objecter:
+        objecter.on_maps(OSDMapMessage(FSID.bytes, {5: b""}, {}))
+        assert cluster.maps_wanted == 1
+
+
+async def test_maps_of_another_cluster_are_refused() -> None:
+    cluster = Peers()
+    async with cluster.objecter() as objecter:
+        with pytest.raises(WireError):
+            objecter.on_maps(OSDMapMessage(bytes(16), {}, {}))

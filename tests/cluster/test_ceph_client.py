@@ -191,9 +191,10 @@ class TestCapabilities:
             await client.blocklist("10.9.8.7:0/1", 1)
             assert (await ioctx.usage()).available > 0
             await watch.close()
-            other = await client.open_pool(next(pool for pool in await client.list_pools() if pool != ioctx.pool_id))
+            ceph_cluster.ceph("osd", "pool", "create", "forbidden", "1", "1")
             with pytest.raises(PermissionDenied):
-                await calls.write(other, "x", 0, b"x")
+                await calls.write(await client.open_pool("forbidden"), "x", 0, b"x")
+            ceph_cluster.ceph("osd", "pool", "rm", "forbidden", "forbidden", "--yes-i-really-really-mean-it")
 
     async def test_a_wrong_key_is_named(self, ceph_cluster: Daemons) -> None:
         keyring = ceph_cluster.directory / "keyring.wrong"
