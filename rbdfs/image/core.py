@@ -275,7 +275,7 @@ class ImageCore:
         """What was written is made durable, and the object map given back."""
         object_map, self.path.object_map = self.path.object_map, None
         try:
-            await self.path.flush()
+            await self.path.flush_at_rest()
         finally:
             if object_map is not None:
                 await object_map.close()

@@ -330,6 +330,11 @@ class DataPath:
         await self.settle()
         await self.data.flush()
 
+    async def flush_at_rest(self) -> None:
+        """The same for who has paused writes: what queues behind the pause comes after it, and is not waited for."""
+        assert self._pauses
+        await self.data.flush()
+
     async def settle(self) -> None:
         """Wait until what was written before has reached the store, whose reads then see it."""
         if self._slow:

@@ -19,7 +19,7 @@ async def roll_back(image: ImageCore, snap: SnapInfo, on_progress: OnProgress) -
     The stored map shows, until all is done, what exists before or after: so an interruption leaves it right.
     """
     async with image.path.paused():
-        await image.path.flush()
+        await image.path.flush_at_rest()
         if snap.size > image.size:
             await grow(image, snap.size)
         elif snap.size < image.size:

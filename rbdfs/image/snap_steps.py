@@ -25,7 +25,7 @@ async def create(image: ImageCore, name: str) -> None:
     if image.header.snap_by_name(name) is not None:
         raise Exists(f"{image.what}@{name}: the snapshot exists")
     async with image.path.paused():
-        await image.path.flush()
+        await image.path.flush_at_rest()
         with trio.CancelScope(shield=True):  # a snapshot without its map, or an id without a snapshot, is a nuisance
             snap_id = await _add(image, name)
             try:

@@ -149,6 +149,17 @@ async def _keep_writing(image: Image, block: int, acknowledged: list[int], stop:
         await trio.lowlevel.checkpoint()
 
 
+async def test_writes_that_queue_behind_a_snapshot_do_not_hold_it_up(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", 8 * MIB)
+        with trio.fail_after(20):
+            for turn in range(4):
+                async with open_image(ioctx, "vm") as image, trio.open_nursery() as nursery:
+                    for number in range(4):  # the first of them, in need of the lock, makes the others queue
+                        nursery.start_soon(image.write, number * 100, bytes((turn,)) * 100)
+                    nursery.start_soon(snapshots.create, image, f"s{turn}")
+
+
 async def test_failed_snapshot_lets_writes_go_on(pools: Pools) -> None:
     async with pools.client() as ioctx:
         await directory.create(ioctx, "vm", MIB)
