@@ -1,0 +1,329 @@
+"""What happens when the store does not do what it is asked: the writer hears of it, nothing hangs, nothing is lost."""
+
+import itertools
+from contextlib import suppress
+
+import pytest
+import trio
+import trio.testing
+from image.conftest import MIB, Pools
+from image.faulty import FaultyIoCtx, Op, is_data_write, is_map_update
+
+from rbdfs.cls import lock
+from rbdfs.cls.query import ask
+from rbdfs.errors import (
+    Blocklisted,
+    Busy,
+    LockLost,
+    NoSpace,
+    NotConnected,
+    NotFound,
+    RbdfsError,
+    StoreFailure,
+)
+from rbdfs.image import directory, snapshots
+from rbdfs.image.fanout import Completion
+from rbdfs.image.features import ImageFlag
+from rbdfs.image.header import read_header
+from rbdfs.image.image import Image, open_image
+from rbdfs.image.object_map import load_states
+from rbdfs.rados import calls
+from rbdfs.rados.api import WatchLost
+from rbdfs.rados.ops import Remove
+
+
+async def test_failed_write_is_told_and_the_next_one_works(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"good")
+            ioctx.rule = lambda name, op: NoSpace("full") if is_data_write(name, op) else None
+            with pytest.raises(NoSpace):
+                await image.write(0, b"evil")
+            with pytest.raises(NoSpace):
+                await image.write(4 * MIB - 2, b"evil")
+            ioctx.rule = lambda _name, _op: None
+            assert await image.read(0, 4) == b"good"
+            await image.write(4 * MIB - 2, b"good")
+            assert await image.read(4 * MIB - 2, 4) == b"good"
+
+
+async def test_failed_read_is_told(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"x" * (8 * MIB))
+            ioctx.rule = lambda name, _op: StoreFailure("bad sector") if name.endswith("1") else None
+            with pytest.raises(StoreFailure):
+                await image.read(0, 8 * MIB)
+            assert await image.read(0, 4 * MIB) == b"x" * (4 * MIB)
+
+
+async def test_full_store_at_the_object_map_spoils_nothing(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            ioctx.rule = lambda name, op: NoSpace("full") if is_map_update(name, op) else None
+            with pytest.raises(NoSpace):
+                await image.write(0, b"x")
+            ioctx.rule = lambda _name, _op: None
+            await image.write(0, b"x")
+            assert image.header.flags == 0
+            assert list(await load_states(ioctx, image.image_id)) == [1, 0]
+
+
+async def test_lost_lock_fails_what_was_under_way_and_is_taken_again(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"x")
+            ioctx.rule = lambda name, op: Busy("not locked") if is_map_update(name, op) else None
+            with pytest.raises(LockLost):
+                await image.write(4 * MIB, b"x")
+            ioctx.rule = lambda _name, _op: None
+            await image.write(4 * MIB, b"y")
+            assert await image.read(4 * MIB, 1) == b"y"
+
+
+async def test_flush_waits_for_a_write_that_waits_for_the_map(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"lock")
+            ioctx.holds = is_map_update
+            told: list[str] = []
+            image.submit_write(4 * MIB, b"slow", lambda _: told.append("written"))
+            flushed: Completion[RbdfsError | None] = Completion()
+            image.submit_flush(lambda error: (told.append("flushed"), flushed(error)))
+            image.submit_write(5 * MIB, b"later", lambda _: told.append("later"))
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert told == []
+            ioctx.release()
+            assert await flushed.wait() is None
+            await image.flush()
+            assert sorted(told) == ["flushed", "later", "written"]
+            assert told.index("written") < told.index("flushed")
+
+
+async def test_snapshot_waits_for_writes_in_flight_and_holds_back_later_ones(pools: Pools) -> None:
+    async with pools.client() as inner, trio.open_nursery() as nursery:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"....")
+            ioctx.holds = is_data_write
+            told: list[str] = []
+            image.submit_write(0, b"before", lambda _: told.append("before"))
+            nursery.start_soon(snapshots.create, image, "s")
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            image.submit_write(0, b"behind", lambda _: told.append("behind"))
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert told == []
+            assert not image.header.snaps
+            ioctx.release()
+            await image.flush()
+            assert told == ["before", "behind"]
+            assert await image.read(0, 6) == b"behind"
+            async with open_image(ioctx, "vm", snap_name="s") as snap:
+                assert await snap.read(0, 6) == b"before"
+
+
+async def test_removal_that_fails_half_way_leaves_objects_writable(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB, order=20)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"x" * (8 * MIB))
+
+            def rule(name: str, op: Op) -> RbdfsError | None:
+                return StoreFailure("no") if Remove() in op.steps and name.endswith("3") else None
+
+            ioctx.rule = rule
+            with pytest.raises(StoreFailure):
+                await image.write_zeroes(0, 8 * MIB)
+            ioctx.rule = lambda _name, _op: None
+            await image.write(3 * MIB, b"again")
+            assert await image.read(3 * MIB, 6) == b"againx"
+            await image.write_zeroes(0, 8 * MIB)
+            assert await image.read(0, 8 * MIB) == bytes(8 * MIB)
+            assert set(await load_states(ioctx, image.image_id)) == {0}
+
+
+async def test_write_to_an_object_under_removal_comes_after_it(pools: Pools) -> None:
+    async with pools.client() as inner, trio.open_nursery() as nursery:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"x" * (8 * MIB))
+            ioctx.holds = lambda _name, op: Remove() in op.steps
+            nursery.start_soon(image.write_zeroes, 0, 4 * MIB)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            told: list[RbdfsError | None] = []
+            image.submit_write(100, b"survives", told.append)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert told == []
+            ioctx.release()
+            await image.flush()
+            assert told == [None]
+            assert await image.read(98, 12) == b"\0\0survives\0\0"
+            assert list(await load_states(ioctx, image.image_id)) == [1, 1]
+
+
+async def test_lost_watch_is_made_anew_and_the_lock_kept(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"x")
+            await ioctx.watches[0].close()
+            await directory.rename(inner, "vm", "new")  # we cannot hear it
+            ioctx.watchers[0](WatchLost(NotConnected("lost")))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert len(ioctx.watches) == 2
+            info = await ask(ioctx, image.header_name, lock.get_info(lock.RBD_LOCK))
+            assert [locker.cookie for locker in info.lockers] == [f"auto {ioctx.watches[1].cookie}"]
+            assert image.lock is not None
+            assert image.lock.is_owner
+            assert image.name == "new"
+            await image.write(4 * MIB, b"y")
+
+
+async def test_fenced_client_is_told_promptly(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB)
+        with trio.fail_after(5), suppress(Blocklisted):
+            async with open_image(ioctx, "vm") as image:
+                await image.write(0, b"x")
+                ioctx.rule = lambda _name, _op: Blocklisted("fenced")
+                ioctx.watchers[0](WatchLost(Blocklisted("fenced")))
+                for attempt in (image.write(0, b"y"), image.write(5 * MIB, b"y"), image.read(0, 1), image.resize(1)):
+                    with pytest.raises(Blocklisted):
+                        await attempt
+
+
+async def test_failed_flush_at_the_end_is_told_and_the_lock_given_up(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB)
+
+        async def write_and_leave() -> None:
+            async with open_image(ioctx, "vm") as image:
+                await image.write(0, b"x")
+                ioctx.rule = lambda name, _op: StoreFailure("disk") if name == "flush" else None
+
+        with pytest.raises(StoreFailure):
+            await write_and_leave()
+        header = await read_header(inner, await directory.lookup(inner, "vm"))
+        assert not header.lockers
+
+
+async def test_map_that_goes_missing_under_way_is_flagged_once_for_all_writes(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 64 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"x")
+            await calls.remove(ioctx, f"rbd_object_map.{image.image_id}")
+            async with trio.open_nursery() as nursery:
+                for number in range(1, 16):
+                    nursery.start_soon(image.write, number * 4 * MIB, b"data")
+            assert image.header.flags & ImageFlag.OBJECT_MAP_INVALID
+            for number in range(1, 16):
+                assert await image.read(number * 4 * MIB, 4) == b"data"
+
+
+class Story:
+    """Operations of every kind, one after the other; what was acknowledged is what must be there."""
+
+    def __init__(self) -> None:
+        self.content = bytearray(6 * MIB)
+        self.doubtful: list[tuple[int, int]] = []  # extents that a failed operation may or may not have changed
+
+    async def run(self, image: Image) -> None:
+        await self.write(image, 0, b"a" * MIB)
+        await snapshots.create(image, "s")
+        await self.write(image, MIB // 2, b"b" * MIB)
+        await self.zero(image, MIB, 2 * MIB)
+        await self.write(image, 5 * MIB, b"c" * (2 * MIB))
+        self.doubtful.append((4 * MIB, 4 * MIB))
+        await image.resize(4 * MIB)
+        self.doubtful.append((0, 8 * MIB))
+        await snapshots.rollback(image, "s")
+        await snapshots.remove(image, "s")
+
+    async def write(self, image: Image, offset: int, data: bytes) -> None:
+        self.doubtful.append((offset, len(data)))
+        await image.write(offset, data)
+        self.doubtful.pop()
+        self.content[offset : offset + len(data)] = data
+
+    async def zero(self, image: Image, offset: int, length: int) -> None:
+        self.doubtful.append((offset, length))
+        await image.write_zeroes(offset, length)
+        self.doubtful.pop()
+        self.content[offset : offset + length] = bytes(length)
+
+    def check(self, found: bytes) -> None:
+        expected = self.content + bytes(8 * MIB - len(self.content))
+        actual = bytearray(found) + bytes(8 * MIB - len(found))
+        for offset, length in self.doubtful:
+            expected[offset : offset + length] = actual[offset : offset + length] = bytes(length)
+        assert actual == expected
+
+
+@pytest.mark.parametrize("part", range(6))
+async def test_failure_at_every_point(pools: Pools, part: int) -> None:
+    """The n-th call of the store fails, for every n: the image stays usable, its map right, its content as told."""
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        for at in itertools.count(part, 6):
+            name = f"vm{at}"
+            await directory.create(inner, name, 6 * MIB, order=20)
+            story = Story()
+            if not await fails_at(ioctx, name, story, at):
+                break
+            async with open_image(inner, name) as image:
+                with trio.fail_after(20):
+                    story.check(await image.read(0, image.size))
+                    await check_map(image)
+                    await image.write(3 * MIB, b"usable")
+                    await snapshots.purge(image)
+            await directory.remove(inner, name)
+        assert at > 20
+
+
+async def fails_at(ioctx: FaultyIoCtx, name: str, story: Story, at: int) -> bool:
+    """Whether the story is long enough for its call number `at` to fail."""
+    calls_left = at
+
+    def rule(_name: str, _op: Op) -> RbdfsError | None:
+        nonlocal calls_left
+        calls_left -= 1
+        return StoreFailure("injected") if calls_left == -1 else None
+
+    with suppress(RbdfsError), trio.fail_after(20):
+        async with open_image(ioctx, name) as image:
+            ioctx.rule = rule
+            try:
+                await story.run(image)
+            finally:
+                failed = calls_left < 0
+                ioctx.rule = lambda _name, _op: None
+    return failed
+
+
+async def check_map(image: Image) -> None:
+    if image.header.flags & ImageFlag.OBJECT_MAP_INVALID:
+        return
+    states = await load_states(image.ioctx, image.image_id)
+    assert len(states) >= image.header.striping.object_count(image.size)
+    for number, state in enumerate(states):
+        if state == 0:
+            with pytest.raises(NotFound):
+                await calls.stat(image.path.data, image.path.object_name(number))
