@@ -37,6 +37,7 @@ class OpFlag(IntFlag):
     READ = 0x10
     WRITE = 0x20
     PGOP = 0x400
+    RWORDERED = 0x4000  # a read that may not overtake writes to its object
     IGNORE_OVERLAY = 0x20000
     KNOWN_REDIR = 0x400000
     FULL_TRY = 0x800000
