@@ -62,8 +62,10 @@ async def test_usage_counts(ioctx: IoCtx) -> None:
     for number in range(3):
         await calls.write(ioctx, f"o.{number}", 0, b"x" * 65_536)
     with trio.fail_after(60):
-        while not (usage := await ioctx.usage()).available:  # a cluster that has just started does not know yet
+        usage = await ioctx.usage()
+        while not usage.available:  # a cluster that has just started does not know yet
             await trio.sleep(0.2)
+            usage = await ioctx.usage()
     allocated = await ioctx.allocated_bytes("o.")
     if allocated is not None:
         assert allocated == 3 * 65_536
