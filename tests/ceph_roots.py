@@ -2,14 +2,17 @@
 
     16.2  Debian 12 (bookworm)     18.2  Debian 13 (trixie)     20.2  Debian sid
 
-A release that is not installed here runs in a root made by debootstrap, kept under RBDFS_TEST_ROOTS (by default
-~/.cache/rbdfs/roots). Its commands run in a mount namespace of their own, in which /tmp, /proc and /dev are this
-machine's: paths are the same inside and outside, and no mount is left behind. That takes root's rights.
+    python tests/ceph_roots.py 18.2 20.2        make roots for releases that are not installed here, once
+
+A root is a directory made by debootstrap, kept under RBDFS_TEST_ROOTS (by default ~/.cache/rbdfs/roots). Commands run
+in it in a mount namespace of their own, in which /tmp, /proc and /dev are this machine's: paths are the same inside
+and outside, and no mount is left behind. That takes root's rights.
 """
 
 import os
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +39,7 @@ def roots_directory() -> Path:
 
 @cache
 def command_prefix(release: str) -> tuple[str, ...]:
-    """What to put before a command of that release; makes its root where there is none. Raises Unavailable."""
+    """What to put before a command of that release; raises Unavailable."""
     if _version_here() == release:
         missing = [name for name in ("ceph-mon", "ceph-mgr", "ceph-osd", "ceph") if not shutil.which(name)]
         if missing:
@@ -46,11 +49,24 @@ def command_prefix(release: str) -> tuple[str, ...]:
         raise Unavailable(f"Ceph {release}: neither installed nor in a known Debian release ({', '.join(SUITES)})")
     if os.geteuid() != 0:
         raise Unavailable(f"Ceph {release}: not installed, and only root can run it from a root directory")
-    root = roots_directory() / SUITES[release]
-    prefix = ("unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER, "enter", str(root))
-    if not _is_whole(root, release, prefix):
-        _make(root, release, prefix)
-    return prefix
+    if not _is_whole(release):
+        raise Unavailable(f"Ceph {release}: not installed; `python tests/ceph_roots.py {release}` makes a root with it")
+    return _enter(release)
+
+
+def make(release: str) -> None:
+    """Make that release's commands run here, where they do not yet; raises Unavailable. It takes minutes."""
+    if _version_here() != release and release in SUITES and os.geteuid() == 0 and not _is_whole(release):
+        _make(release)
+    command_prefix(release)
+
+
+def _root(release: str) -> Path:
+    return roots_directory() / SUITES[release]
+
+
+def _enter(release: str) -> tuple[str, ...]:
+    return "unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER, "enter", str(_root(release))
 
 
 def _version_here() -> str | None:
@@ -65,23 +81,25 @@ def _release(version: str) -> str:
     return ".".join(words[2].split(".")[:2]) if len(words) > 2 else ""
 
 
-def _is_whole(root: Path, release: str, prefix: tuple[str, ...]) -> bool:
+def _is_whole(release: str) -> bool:
+    root = _root(release)
     if (root / _DONE).exists():
         return True
     if not (root / "usr/bin/ceph-osd").exists():
         return False
-    result = subprocess.run([*prefix, "ceph-osd", "--version"], capture_output=True, text=True, check=False)
-    tools = subprocess.run([*prefix, "ceph", "--version"], capture_output=True, text=True, check=False)
-    if _release(result.stdout) != release or _release(tools.stdout) != release:
-        return False
+    for command in ("ceph-osd", "ceph"):
+        result = subprocess.run([*_enter(release), command, "--version"], capture_output=True, text=True, check=False)
+        if _release(result.stdout) != release:
+            return False
     (root / _DONE).touch()
     return True
 
 
-def _make(root: Path, release: str, prefix: tuple[str, ...]) -> None:
+def _make(release: str) -> None:
+    root = _root(release)
     if not shutil.which("debootstrap"):
         raise Unavailable(f"Ceph {release}: debootstrap is not installed, which would make a root with it")
-    if any(str(root) in line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()):
+    if any(line.split()[1].startswith(f"{root}/") for line in Path("/proc/mounts").read_text().splitlines()):
         raise Unavailable(f"Ceph {release}: {root} is not whole, and something is mounted in it: unmount and remove it")
     shutil.rmtree(root, ignore_errors=True)
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -90,23 +108,26 @@ def _make(root: Path, release: str, prefix: tuple[str, ...]) -> None:
         policy = root / "usr/sbin/policy-rc.d"  # no service is started in there
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
-        _run(
-            *prefix,
-            "env",
-            "DEBIAN_FRONTEND=noninteractive",
-            "apt-get",
-            "install",
-            "-qy",
-            "--no-install-recommends",
-            *PACKAGES,
-        )
-    except subprocess.CalledProcessError as err:
+        install = "apt-get", "install", "-qy", "--no-install-recommends", *PACKAGES
+        _run(*_enter(release), "env", "DEBIAN_FRONTEND=noninteractive", *install)
+    except subprocess.SubprocessError as err:
         shutil.rmtree(root, ignore_errors=True)
-        last = (err.stdout or "").strip().splitlines()[-1:]
+        last = (getattr(err, "stdout", None) or "").strip().splitlines()[-1:]
         raise Unavailable(f"Ceph {release}: making {root} failed: {' '.join(last) or err}") from err
-    if not _is_whole(root, release, prefix):
+    if not _is_whole(release):
         raise Unavailable(f"Ceph {release}: Debian {SUITES[release]} has another release by now; see {root}")
 
 
 def _run(*command: str) -> None:
     subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True, timeout=900)
+
+
+if __name__ == "__main__":
+    unavailable = 0
+    for name in sys.argv[1:]:
+        try:
+            make(name)
+        except Unavailable as reason:
+            print(reason, file=sys.stderr)
+            unavailable += 1
+    sys.exit(unavailable)
