@@ -76,6 +76,26 @@ async def test_answers_are_matched_by_number_whatever_their_order() -> None:
             assert outcome.outputs == [label.encode()]
 
 
+async def test_a_read_does_not_overtake_writes_to_its_object() -> None:
+    cluster = Peers()
+    client = Client(cluster)
+    async with cluster.objecter():
+        target = cluster.target("a")
+        outcomes: list[Outcome] = []
+        for op in (WRITE, WRITE, READ):
+            cluster.client.submit(target, op, outcomes.append)
+        client.submit("other", READ)
+        await cluster.settle()
+        first, second, read, other = cluster.ops
+        assert read.flags & OpFlag.RWORDERED  # otherwise an OSD that recovers the object does the read first
+        assert not other.flags & OpFlag.RWORDERED
+        first.reply()
+        second.reply(-errno.EIO)
+        cluster.client.submit(target, READ, outcomes.append)
+        await cluster.settle()
+        assert not cluster.ops[-1].flags & OpFlag.RWORDERED
+
+
 async def test_an_error_of_the_osd_becomes_ours() -> None:
     cluster = Peers()
     client = Client(cluster)
