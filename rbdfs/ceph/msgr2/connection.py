@@ -191,7 +191,9 @@ class Connection:
         while True:
             await self._room_wanted.wait()
             self._room_wanted = trio.Event()
-            with suppress(trio.ClosedResourceError, OSError):  # lost: `_receive` sees it too
+            if self.lost is not None:
+                return
+            with suppress(trio.ClosedResourceError):  # lost meanwhile: `_receive` sees it, too
                 await trio.lowlevel.wait_writable(self._socket)
                 self._is_stuck = False
                 self.flush()

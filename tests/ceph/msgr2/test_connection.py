@@ -163,6 +163,21 @@ async def test_more_than_the_socket_takes_is_sent_later(mode: Mode) -> None:
             connection.close()
 
 
+async def test_connection_lost_with_a_full_socket_ends_cleanly() -> None:
+    async with connected() as (connection, peer):
+        connection.send(42, b"big", (bytes(16 << 20),))
+        await trio.testing.wait_all_tasks_blocked()
+        connection.close()
+        assert "closed" in str(await run_until_lost(connection, collect([])))
+    async with connected() as (connection, peer):
+        connection.send(42, b"big", (bytes(16 << 20),))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_until_lost, connection, collect([]))
+            await trio.testing.wait_all_tasks_blocked()
+            peer.socket.close()
+        assert connection.lost is not None
+
+
 async def test_what_came_with_the_handshake_is_not_lost() -> None:
     codec = CrcFrames()
     first = b"".join(codec.encode_message(HEADER.pack(1, 9, 4, 127, 1, 0, 0, 0, 0, 1, 0), b"map", []))
