@@ -74,6 +74,7 @@ class Engine:
         self.watches = Watches()
         self.offload = Offload()
         self._objects: dict[ObjectKey, StoredObject] = {}
+        self._sweep_at = OBJECTS_KEPT
         self._dirty: list[StoredObject] = []
         self._next_row = database.rows("SELECT coalesce(max(id), 0) + 1 FROM object")[0][0]
         self._version = boot << 40  # no version is given twice, even where the last ones were lost
@@ -310,7 +311,7 @@ class Engine:
             if obj.row_id and boot <= self._last_unclean:
                 self._zero_tails(obj)
             self._objects[key] = obj
-            if len(self._objects) > OBJECTS_KEPT:
+            if len(self._objects) > self._sweep_at:
                 self._sweep()
         return obj
 
@@ -344,6 +345,7 @@ class Engine:
             else:
                 del self._objects[key]
                 excess -= 1
+        self._sweep_at = max(OBJECTS_KEPT, len(self._objects) + OBJECTS_KEPT // 8)  # not at once again
 
     def _zero_tails(self, obj: StoredObject) -> None:
         """Zero what an unclean end may have left behind the ends of the object's states (see `draft`)."""
@@ -377,11 +379,12 @@ class Engine:
         self.families.put(batch)
         return Generation(batch, self.blocks.take(batch), self._committed(taken))
 
-    @staticmethod
-    def _committed(taken: list[StoredObject]) -> Callable[[], None]:
+    def _committed(self, taken: list[StoredObject]) -> Callable[[], None]:
         def on_durable() -> None:
             for obj in taken:
                 obj.committing -= 1
+            if len(self._objects) > OBJECTS_KEPT:  # they could not be forgotten before
+                self._sweep()
 
         return on_durable
 

@@ -1,0 +1,218 @@
+"""A store's directory: made, opened, refused; and what reopening keeps."""
+
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from rbdfs.errors import Corrupt, InvalidArgument, NotFound, NotSupported
+from rbdfs.local import engine as engine_module, store
+from rbdfs.local.cluster import check_store, open_store
+from rbdfs.local.media import Media
+from rbdfs.local.session import Session
+from rbdfs.rados import calls
+from rbdfs.rados.ops import Buffer, Create, Read, ReadOp, Remove, SnapContext, Stat, Write, WriteOp
+
+
+async def test_missing_store_and_directories_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        async with open_store(tmp_path / "missing"):
+            pass
+    (tmp_path / "music.ogg").touch()
+    for create in (False, True):
+        with pytest.raises(InvalidArgument, match="not a store"):
+            async with open_store(tmp_path, create=create):
+                pass
+
+
+async def test_store_is_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with open_store(path, create=True):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        for name in (store.METADATA, store.DATA, store.LOCK, store.SOCKET):
+            assert stat.S_IMODE((path / name).stat().st_mode) == 0o600
+
+
+async def test_creating_where_a_store_is_opens_it(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        fsid = cluster.fsid
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        assert cluster.fsid == fsid
+
+
+async def test_creation_cut_short_is_begun_again(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with open_store(path, create=True):
+        pass
+    (path / store.METADATA).rename(path / (store.METADATA + ".new"))
+    with pytest.raises(InvalidArgument):
+        async with open_store(path, create=True):
+            pass
+    (path / (store.METADATA + ".new")).unlink()
+    async with open_store(path, create=True) as cluster:
+        assert await cluster.list_pools() == {}
+
+
+async def test_unknown_format_is_refused_by_number(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with open_store(path, create=True):
+        pass
+    with closing(sqlite3.connect(path / store.METADATA)) as database:
+        database.execute("UPDATE store SET value = 99 WHERE key = 'format'")
+        database.commit()
+    with pytest.raises(NotSupported, match="format 99"):
+        async with open_store(path):
+            pass
+
+
+async def test_data_file_that_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with open_store(path, create=True):
+        pass
+    (path / store.DATA).unlink()
+    with pytest.raises(Corrupt, match="missing"):
+        async with open_store(path):
+            pass
+
+
+async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with open_store(path, create=True) as cluster:
+        pool_id = await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd", "space")
+        await calls.write(ioctx, "o", 5, b"old")
+        snap = await ioctx.create_snap_id()
+        version = (await ioctx.operate("o", WriteOp([Write(5, b"new")], SnapContext(snap, (snap,))))).version
+        await calls.omap_set(ioctx, "o", {"k\udcff": b"v"})
+        usage, instance_id = await ioctx.usage(), cluster.instance_id
+    async with open_store(path) as cluster:
+        assert await cluster.list_pools() == {pool_id: "rbd"}
+        ioctx = await cluster.open_pool("rbd", "space")
+        assert bytes(await calls.read(ioctx, "o", 0, 0)) == bytes(5) + b"new"
+        assert bytes(await calls.read(ioctx, "o", 0, 0, snap)) == bytes(5) + b"old"
+        assert await calls.omap_get(ioctx, "o", ["k\udcff"]) == {"k\udcff": b"v"}
+        assert (await ioctx.usage())[::2] == usage[::2]
+        assert (await ioctx.operate("o", ReadOp([Stat()]))).version > version
+        assert await ioctx.create_snap_id() > snap
+        assert cluster.instance_id > instance_id
+
+
+async def test_trimming_goes_on_after_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        for number in range(300):
+            await calls.write(ioctx, f"o.{number}", 0, b"x" * 70_000)
+        snap = await ioctx.create_snap_id()
+        for number in range(300):
+            await ioctx.operate(f"o.{number}", WriteOp([Remove()], SnapContext(snap, (snap,))))
+        await ioctx.remove_snap_id(snap)  # and leave at once
+    async with open_store(path) as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        with trio.fail_after(20):
+            while (await ioctx.usage()).used:  # noqa: ASYNC110  # no event tells that
+                await trio.sleep(0.02)
+    report = await check_store(path)
+    assert (report.findings, report.clones, report.blocks) == ([], 0, 1)
+
+
+async def test_removed_pool_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("other")
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        for number in range(300):
+            await calls.write(ioctx, f"o.{number}", 0, b"x")
+        snap = await ioctx.create_snap_id()
+        await calls.write(ioctx, "o.1", 0, b"y", SnapContext(snap, (snap,)))
+        await calls.omap_set(ioctx, "o.2", {"a": b"b"})
+        await cluster.remove_pool("rbd")
+        with pytest.raises(NotFound):
+            await calls.read(ioctx, "o.1", 0, 0)
+        with pytest.raises(NotFound):
+            await cluster.open_pool("rbd")
+        await cluster.create_pool("rbd")
+        assert [name async for name in (await cluster.open_pool("rbd")).list_objects()] == []
+    report = await check_store(path)
+    assert (report.findings, report.objects, report.blocks) == ([], 0, 1)
+
+
+async def test_more_objects_than_memory_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "OBJECTS_KEPT", 64)
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        for number in range(300):
+            await calls.write(ioctx, f"o.{number}", 0, b"%d" % number)
+            if number % 50 == 0:
+                await ioctx.flush()
+        await ioctx.flush()
+        for number in range(300):
+            assert bytes(await calls.read(ioctx, f"o.{number}", 0, 0)) == b"%d" % number
+            await calls.write(ioctx, f"o.{number}", 0, b"#")
+        await ioctx.flush()
+        for number in range(300):
+            assert bytes(await calls.read(ioctx, f"o.{number}", 0, 1)) == b"#"
+        await ioctx.flush()
+        for number in range(300):
+            assert bytes(await calls.read(ioctx, f"o.{number}", 0, 1)) == b"#"
+        assert isinstance(cluster.backend, Session)
+        assert len(cluster.backend._engine._objects) < 150
+        assert len([name async for name in ioctx.list_objects()]) == 300
+
+
+class ColdMedia(Media):
+    """A data file of which nothing is in the page cache."""
+
+    def read_cached(self, offset: int, view: Buffer) -> bool:
+        return False
+
+
+async def test_reads_that_must_wait_see_what_was_there_when_they_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "Media", ColdMedia)
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"old" * 100_000)
+        outcomes: list[object] = []
+        for number in range(20):
+            ioctx.submit("o", ReadOp([Read(number * 10, 100_000)]), outcomes.append)
+            ioctx.submit("o", ReadOp([Read(number * 10, 30)]), outcomes.append)
+        assert outcomes == []
+        await calls.write(ioctx, "o", 0, b"new" * 100_000)
+        await calls.remove(ioctx, "o")
+        await ioctx.flush()
+        await calls.write(ioctx, "p", 0, b"other" * 100_000)
+        with trio.fail_after(20):
+            while len(outcomes) < 40:  # noqa: ASYNC110  # no event tells that
+                await trio.sleep(0.01)
+        data = {bytes(outcome.outputs[0]) for outcome in outcomes}
+        expected = b"old" * 100_000
+        assert data == {expected[n * 10 : n * 10 + size] for n in range(20) for size in (30, 100_000)}
+    assert (await check_store(tmp_path / "store")).findings == []
+
+
+async def test_filesystem_that_can_neither_punch_nor_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OldMedia(Media):
+        def __init__(self, path: Path, *, read_only: bool = False) -> None:
+            super().__init__(path, read_only=read_only)
+            self._can_punch = self._can_nowait = False
+
+    monkeypatch.setattr(store, "Media", OldMedia)
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        for turn in range(3):
+            await calls.write(ioctx, "o", 0, b"x" * 1_000_000)
+            await calls.remove(ioctx, "o")
+            await ioctx.flush()
+            await ioctx.operate(f"hollow.{turn}", WriteOp([Create(), Write(500_000, b"x")]))
+            assert bytes(await calls.read(ioctx, f"hollow.{turn}", 0, 0)) == bytes(500_000) + b"x"
+    assert (await check_store(tmp_path / "store")).findings == []
