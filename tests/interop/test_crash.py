@@ -13,7 +13,7 @@ from subprocess import PIPE
 import pytest
 import trio
 from ceph_cluster import CephCluster
-from interop.librbd import exported, our_pool, qemu_io, rbd
+from interop.librbd import check_object_map, exported, our_pool, qemu_io, rbd
 from interop.writer import BLOCK, block_of, content
 
 from rbdfs.image.image import open_image
@@ -105,6 +105,20 @@ async def killed_then_us(ceph: CephCluster) -> None:
     await rbd(ceph, "rm", "--no-progress", "data/killed-too")
 
 
+async def librbd_killed_then_us(ceph: CephCluster) -> None:
+    await make(ceph, "orphan")
+    async with our_pool(ceph) as ioctx:
+        async with qemu_io(ceph, "orphan") as qemu:
+            await qemu.write(0x41, 0, 4096)
+            qemu.kill()
+        async with open_image(ioctx, "orphan") as image:
+            with trio.fail_after(TAKEN_OVER_SECONDS):
+                await image.write(4096, b"B" * 4096)
+            assert await image.read(0, 8192) == b"A" * 4096 + b"B" * 4096
+    await check_object_map(ceph, "data/orphan")
+    await rbd(ceph, "rm", "--no-progress", "data/orphan")
+
+
 async def stopped_then_us(ceph: CephCluster) -> None:
     """A writer that was only stopped is fenced: it learns so, and nothing of it lands."""
     await make(ceph, "stopped")
@@ -125,5 +139,5 @@ async def stopped_then_us(ceph: CephCluster) -> None:
 
 async def test_whoever_takes_over_finds_every_completed_write(ceph_cluster: CephCluster) -> None:
     async with trio.open_nursery() as nursery:
-        for story in (killed_then_librbd, killed_then_us, stopped_then_us):
+        for story in (killed_then_librbd, killed_then_us, librbd_killed_then_us, stopped_then_us):
             nursery.start_soon(story, ceph_cluster)

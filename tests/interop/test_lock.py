@@ -141,24 +141,6 @@ async def test_we_ask_librbd_that_owns_the_lock(ceph_cluster: CephCluster) -> No
     await rbd(ceph_cluster, "rm", "--no-progress", spec)
 
 
-async def test_a_writer_that_died_is_fenced(ceph_cluster: CephCluster) -> None:
-    """The watch of a killed client lasts half a minute; until then it counts as alive."""
-    spec = "data/orphan"
-    await rbd(ceph_cluster, "create", "--size", "8M", spec)
-    async with our_pool(ceph_cluster) as ioctx:
-        async with qemu_io(ceph_cluster, "orphan") as qemu:
-            await qemu.write(0x41, 0, 4096)
-            qemu.kill()
-        assert len(await owners(ceph_cluster, spec)) == 1
-        async with open_image(ioctx, "orphan") as image:
-            with trio.fail_after(60):
-                await image.write(4096, b"B" * 4096)
-            assert await image.read(0, 8192) == b"A" * 4096 + b"B" * 4096
-            assert await owners(ceph_cluster, spec) == [f"client.{ioctx.cluster.instance_id}"]
-    await check_object_map(ceph_cluster, spec)
-    await rbd(ceph_cluster, "rm", "--no-progress", spec)
-
-
 async def test_an_image_locked_by_hand_is_not_written(ceph_cluster: CephCluster) -> None:
     spec = "data/by-hand"
     await rbd(ceph_cluster, "create", "--size", "1M", "--image-feature", "layering,exclusive-lock", spec)
