@@ -11,7 +11,7 @@ from rbdfs.ceph.monitor import MonitorClient
 from rbdfs.ceph.msgr2.connection import Identity
 from rbdfs.ceph.objecter import Objecter
 from rbdfs.ceph.osdmap import OSDMap
-from rbdfs.errors import ConfigError, Exists, NotFound, TimedOut
+from rbdfs.errors import ConfigError, Exists, NotFound, NotSupported, TimedOut
 from rbdfs.rados.api import StoreProperties
 from rbdfs.rados.ops import PoolId, SnapId
 
@@ -106,13 +106,15 @@ class CephCluster:
         return f"Ceph cluster {self.fsid} at {where}"
 
     async def open_pool(self, pool: str | PoolId, namespace: str = "") -> CephIoCtx:
-        """A handle on a pool; NotFound only where the newest map lacks it."""
+        """A handle on a pool; NotFound only where the newest map lacks it, NotSupported where it has a cache tier."""
         found = self._find_pool(pool)
         if found is None:
             await self._newest_map()
             found = self._find_pool(pool)
         if found is None:
             raise NotFound(f"pool {pool}: no such pool")
+        if self.osdmap.pools[found[0]].has_cache_tier:
+            raise NotSupported(f"pool {pool}: has a cache tier, which this client does not follow")
         return CephIoCtx(self, *found, namespace)
 
     def _find_pool(self, pool: str | PoolId) -> tuple[PoolId, str] | None:

@@ -11,7 +11,7 @@ from rbdfs.ceph.op_message import OpFlag
 from rbdfs.ceph.osd_ops import EncodedSteps
 from rbdfs.ceph.pending import ObjectTarget
 from rbdfs.ceph.placement import locate
-from rbdfs.errors import NotFound, RbdfsError
+from rbdfs.errors import NotFound, NotSupported, RbdfsError
 from rbdfs.rados.api import NotifyReply, OnComplete, Outcome, PoolUsage, WatchEvent
 from rbdfs.rados.ops import Buffer, PoolId, ReadOp, Reply, SnapId, Stat, WriteOp
 
@@ -42,7 +42,7 @@ class CephIoCtx:
         if target is None:
             try:
                 target = self._make_target(name)
-            except NotFound as err:  # of the pool
+            except (NotFound, NotSupported) as err:  # of the pool
                 on_complete(err)
                 return
             if len(self._targets) >= _MAX_TARGETS:

@@ -37,7 +37,16 @@ from rbdfs.ceph.placement import NO_OSD, is_new_interval, place
 from rbdfs.ceph.pool import PoolFlag
 from rbdfs.ceph.session import OSDSession
 from rbdfs.ceph.types import EntityAddr, EntityType
-from rbdfs.errors import Blocklisted, NotFound, ProtocolError, RbdfsError, StoreFailure, TimedOut, WireError
+from rbdfs.errors import (
+    Blocklisted,
+    NotFound,
+    NotSupported,
+    ProtocolError,
+    RbdfsError,
+    StoreFailure,
+    TimedOut,
+    WireError,
+)
 from rbdfs.rados.api import OnComplete
 from rbdfs.rados.ops import Buffer, ReadOp, WriteOp
 
@@ -161,11 +170,13 @@ class Objecter:
         if target.epoch != osdmap.epoch:
             try:
                 self.locate(target)
-            except NotFound as err:
+            except (NotFound, NotSupported) as err:
                 return err
         op.placement = target.placement
         if self._is_restricted and osdmap.pools[target.pool_id].flags & PoolFlag.EIO:
             return StoreFailure(f"{target}: the pool is marked to fail every op")
+        if self._is_restricted and osdmap.pools[target.pool_id].has_cache_tier:
+            return NotSupported(f"{target}: the pool has a cache tier, and this client does not follow it")
         if target.session is None or ((self._is_restricted or self._held) and self._must_wait(op)):
             self._hold(op)
         else:
@@ -340,7 +351,7 @@ class Objecter:
         for op in list(self._all_ops()):
             try:
                 placement = place(new, op.target.pool_id, op.target.raw_hash)
-            except NotFound as err:  # pool ids are not used again: what was once there is gone for good
+            except (NotFound, NotSupported) as err:  # pool ids are not used again: what was there is gone for good
                 self._detach(op)
                 unsettled.again.pop(op.tid, None)
                 unsettled.failed.append((op, err))
@@ -357,7 +368,7 @@ class Objecter:
         for linger in self._lingers.values():
             try:
                 placement = place(new, linger.target.pool_id, linger.target.raw_hash)
-            except NotFound as err:
+            except (NotFound, NotSupported) as err:
                 unsettled.failed.append((linger, err))
                 continue
             if is_first or linger.placement is None or is_new_interval(linger.placement, placement):
@@ -370,7 +381,7 @@ class Objecter:
         assert osdmap is not None
         log.debug("OSD map %d: %d ops again, %d lingers anew", osdmap.epoch, len(again), len(unsettled.anew))
         self._is_restricted = bool(osdmap.flags & _RESTRICTING) or any(
-            pool.flags & (_FULL | PoolFlag.EIO) for pool in osdmap.pools.values()
+            pool.flags & (_FULL | PoolFlag.EIO) or pool.has_cache_tier for pool in osdmap.pools.values()
         )
         for osd, session in list(self._sessions.items()):
             if not osdmap.is_up(osd) or osdmap.address(osd).msgr2 != session.address:

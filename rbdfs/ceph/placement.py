@@ -86,15 +86,6 @@ def place_pg(osdmap: OSDMap, pg: PgId) -> Placement:
     return _place_pg(osdmap, pool, pg)
 
 
-def overlay_pool(osdmap: OSDMap, pool_id: PoolId, *, is_write: bool) -> PoolId:
-    """The pool that ops on a pool go to: its cache tier where it has one, otherwise itself."""
-    pool = osdmap.pools.get(pool_id)
-    if pool is None:
-        raise _no_pool(osdmap, pool_id)
-    tier = pool.write_tier if is_write else pool.read_tier
-    return PoolId(tier) if tier >= 0 else pool_id
-
-
 def _no_pool(osdmap: OSDMap, pool_id: int) -> NotFound:
     return NotFound(f"pool {pool_id}: not in the OSD map of epoch {osdmap.epoch}")
 

@@ -54,6 +54,11 @@ class Pool:
     stretch: tuple[int, int, int, int] = (0, 0, 0, NO_MEMBER)  # peering_crush_*: buckets, target, barrier, member
 
     @property
+    def has_cache_tier(self) -> bool:
+        """Whether ops on the pool would have to go to another one."""
+        return self.read_tier >= 0 or self.write_tier >= 0
+
+    @property
     def raw_mapping_key(self) -> tuple[int, int, int, PoolFlag]:
         """What CRUSH's mapping of the pool's PGs depends on."""
         return self.crush_rule, self.size, self.pgp_num, self.flags & PoolFlag.HASHPSPOOL

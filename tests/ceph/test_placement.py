@@ -19,7 +19,6 @@ from rbdfs.ceph.placement import (
     NO_SHARD,
     is_new_interval,
     locate,
-    overlay_pool,
     place,
     place_pg,
     splits,
@@ -116,13 +115,6 @@ def test_a_pool_that_is_not_there_is_not_found() -> None:
         place(small_map(), PoolId(9), 1)
     with pytest.raises(NotFound, match=r"placement group 1\.8"):
         place_pg(small_map(), PgId(1, 8))
-
-
-def test_a_cache_tier_takes_the_ops() -> None:
-    osdmap = small_map(pools={PoolId(1): pool(read_tier=3, write_tier=4)})
-    assert overlay_pool(osdmap, PoolId(1), is_write=False) == 3
-    assert overlay_pool(osdmap, PoolId(1), is_write=True) == 4
-    assert overlay_pool(small_map(), PoolId(1), is_write=True) == 1
 
 
 # Who serves
