@@ -49,6 +49,8 @@ _PENDING_TO_NONEXISTENT = bytes(NONEXISTENT if state == PENDING else state for s
 _EXISTING = re.compile(rb"[^\0]+")
 _RUNS_OF_STATE = {state: re.compile(re.escape(bytes((state,))) + b"+") for state in (EXISTS, PENDING, CLEAN)}
 
+_MOST_AT_ONCE = 256 << 10  # objects in one op; librbd: object_map::UpdateRequest
+
 OnReady = Callable[[RbdfsError | None], None]
 Run = tuple[int, int]  # contiguous objects: first number, and the one after the last
 
@@ -93,7 +95,7 @@ class ObjectMap:
         self._invalidate = invalidate  # flags the image, on its header
         self._waiting: dict[int, list[OnReady]] = {}  # writes that wait until their object is marked
         self._unsent: list[int] = []  # of these: objects not yet in an op
-        self._is_sending = False
+        self._under_way = 0  # ops that mark objects
         self._removing: list[Run] = []
 
     # The whole map.
@@ -159,9 +161,10 @@ class ObjectMap:
         """Do another step on the stored map; False where the map was given up."""
         return self.states is not None and await self._change(step)
 
-    async def _change(self, *steps: Call) -> bool:
+    async def _change(self, step: Call) -> bool:
+        """One step an op: a class method of an OSD does not see what earlier steps of its op have written."""
         try:
-            await change(self._ioctx, self._name, ASSERT_LOCKED, *steps)
+            await change(self._ioctx, self._name, ASSERT_LOCKED, step)
         except Busy as err:
             raise LockLost(f"{self._name}: the object map is locked by another client") from err
         except _UNUSABLE:
@@ -184,17 +187,18 @@ class ObjectMap:
         self._waiting[number] = [on_ready]
         if not _is_within(number, self._removing):
             self._unsent.append(number)
-            if not self._is_sending:
+            if not self._under_way:
                 self._send()
 
     def _send(self) -> None:
-        """One op at a time is under way; what comes meanwhile goes together with the next one."""
-        self._is_sending = True
-        numbers, self._unsent = sorted(self._unsent), []
-        steps = [cls_map.update(start, end, EXISTS) for start, end in runs_of(numbers)]
-        self._ioctx.submit(self._name, WriteOp([ASSERT_LOCKED, *steps]), partial(self._sent, numbers))
+        """One batch at a time is under way, an op for each run in it; what comes meanwhile goes with the next one."""
+        batch, self._unsent = list(runs_of(sorted(self._unsent))), []
+        self._under_way = len(batch)
+        for start, end in batch:
+            op = WriteOp([ASSERT_LOCKED, cls_map.update(start, end, EXISTS)])
+            self._ioctx.submit(self._name, op, partial(self._sent, range(start, end)))
 
-    def _sent(self, numbers: list[int], outcome: Outcome) -> None:
+    def _sent(self, numbers: range, outcome: Outcome) -> None:
         error: RbdfsError | None = None
         if isinstance(outcome, Reply):
             if self.states is not None:
@@ -209,7 +213,7 @@ class ObjectMap:
             error = outcome
         self._done(numbers, error)
 
-    async def _give_up_and_go_on(self, numbers: list[int]) -> None:
+    async def _give_up_and_go_on(self, numbers: range) -> None:
         try:
             await self._give_up()
         except RbdfsError as err:
@@ -217,13 +221,14 @@ class ObjectMap:
         else:
             self._done(numbers, None)
 
-    def _done(self, numbers: list[int], error: RbdfsError | None) -> None:
-        self._is_sending = False
-        if self.states is None:  # nothing more to mark
-            numbers += self._unsent
-            self._unsent = []
-        elif self._unsent:
-            self._send()
+    def _done(self, numbers: Iterable[int], error: RbdfsError | None) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            if self.states is None:  # nothing more to mark
+                numbers = [*numbers, *self._unsent]
+                self._unsent = []
+            elif self._unsent:
+                self._send()
         for number in numbers:
             for on_ready in self._waiting.pop(number):
                 on_ready(error)
@@ -240,38 +245,50 @@ class ObjectMap:
 
     # Objects about to be removed.
 
-    async def begin_removal(self, runs: list[Run]) -> None:
-        """Mark objects PENDING; writes to them wait until `end_removal`, which must follow."""
-        for number in [number for number in self._waiting if _is_within(number, runs)]:
-            await self.mark_exists(number)
-        self._removing += runs
+    async def begin_removal(self, start: int, end: int) -> list[Run]:
+        """Mark what exists from `start` up to `end` PENDING, and say what that is.
+
+        Writes to objects that are not marked EXISTS wait until `end_removal`, which must follow.
+        """
+        being_marked = [number for number in self._waiting if start <= number < end]
+        self._removing.append((start, end))
         try:
-            await self._mark(runs, PENDING, EXISTS, _TO_PENDING)
+            for number in being_marked:
+                await self.mark_exists(number)
+            if self.states is None:
+                return [(start, end)]
+            runs = existing_runs(self.states, start, end)
+            if runs:
+                await self._mark(runs[0][0], runs[-1][1], PENDING, EXISTS, _TO_PENDING)
         except BaseException:
-            self._let_go(runs)
+            self._let_go(start, end)
             raise
+        return runs
 
-    async def end_removal(self, runs: list[Run], *, removed: bool) -> None:
-        """Mark objects NONEXISTENT, if they are gone, and let waiting writes go on."""
+    async def end_removal(self, start: int, end: int, *, removed: bool) -> None:
+        """Mark what was PENDING as NONEXISTENT, if it is gone, and let waiting writes go on."""
         try:
-            if removed:
-                await self._mark(runs, NONEXISTENT, PENDING, _PENDING_TO_NONEXISTENT)
+            if removed and self.states is not None and (runs := existing_runs(self.states, start, end)):
+                await self._mark(runs[0][0], runs[-1][1], NONEXISTENT, PENDING, _PENDING_TO_NONEXISTENT)
         finally:
-            self._let_go(runs)
+            self._let_go(start, end)
 
-    def _let_go(self, runs: list[Run]) -> None:
-        """Writes to objects that were being removed go on."""
-        for run in runs:
-            self._removing.remove(run)
-        self._unsent += [number for number in self._waiting if _is_within(number, runs)]
-        if self._unsent and not self._is_sending:
+    def _let_go(self, start: int, end: int) -> None:
+        """Writes to objects that were being removed, and are not being removed by anybody else, go on."""
+        self._removing.remove((start, end))
+        self._unsent += [
+            number for number in self._waiting if start <= number < end and not _is_within(number, self._removing)
+        ]
+        if self._unsent and not self._under_way:
             self._send()
 
-    async def _mark(self, runs: list[Run], state: int, expected: int, table: bytes) -> None:
-        steps = [cls_map.update(start, end, state, expected) for start, end in runs]
-        if self.states is not None and await self._change(*steps) and (states := self.states) is not None:
-            for start, end in runs:
-                states[start:end] = states[start:end].translate(table)
+    async def _mark(self, start: int, end: int, state: int, expected: int, table: bytes) -> None:
+        for first in range(start, end, _MOST_AT_ONCE):
+            last = min(first + _MOST_AT_ONCE, end)
+            if self.states is None or not await self._change(cls_map.update(first, last, state, expected)):
+                return
+            if (states := self.states) is not None:
+                states[first:last] = states[first:last].translate(table)
 
 
 def _is_within(number: int, runs: list[Run]) -> bool:

@@ -69,8 +69,7 @@ async def trim(image: ImageCore, size: int, on_progress: OnProgress = quiet) -> 
     striping = image.header.striping
     old_count = striping.object_count(image.size)
     first_set = -(-size // striping.set_size) * striping.stripe_count  # objects from here on go as a whole
-    runs = await find_existing(image, min(first_set, old_count), old_count)
-    await remove_objects(image, runs, on_progress)
+    await remove_objects(image, min(first_set, old_count), old_count, on_progress)
     for number in range(first_set - striping.stripe_count, min(first_set, old_count)) if size else ():
         await _cut(image, number, striping.used_size(number, size))
 
@@ -80,7 +79,7 @@ async def _cut(image: ImageCore, number: int, size: int) -> None:
     if size == image.header.object_size:
         return
     if not size:
-        await remove_objects(image, await find_existing(image, number, number + 1))
+        await remove_objects(image, number, number + 1)
         return
     object_map = image.object_map
     if object_map is not None and object_map.states is not None:
@@ -93,21 +92,25 @@ async def _cut(image: ImageCore, number: int, size: int) -> None:
         await image.path.data.operate(image.path.object_name(number), op)
 
 
-async def remove_objects(image: ImageCore, runs: list[Run], on_progress: OnProgress = quiet) -> None:
-    """Remove data objects, with the object map in step: PENDING before, NONEXISTENT after."""
-    if not runs:
-        return
-    total = sum(end - start for start, end in runs)
+async def remove_objects(image: ImageCore, start: int, end: int, on_progress: OnProgress = quiet) -> None:
+    """Remove the data objects from `start` up to `end`, with the object map in step: PENDING before, gone after."""
     object_map = image.object_map
+    if object_map is None or object_map.states is None:
+        await _remove(image, await find_existing(image, start, end), on_progress)
+        return
+    runs = await object_map.begin_removal(start, end)
     removed = False
-    if object_map is not None:
-        await object_map.begin_removal(runs)
     try:
-        await for_each(numbers_of(runs), partial(_remove_object, image), on_done=lambda done: on_progress(done, total))
+        await _remove(image, runs, on_progress)
         removed = True
     finally:
-        if object_map is not None:
-            await object_map.end_removal(runs, removed=removed)
+        await object_map.end_removal(start, end, removed=removed)
+
+
+async def _remove(image: ImageCore, runs: list[Run], on_progress: OnProgress) -> None:
+    total = sum(end - start for start, end in runs)
+    if total:
+        await for_each(numbers_of(runs), partial(_remove_object, image), on_done=lambda done: on_progress(done, total))
 
 
 async def _remove_object(image: ImageCore, number: int) -> None:

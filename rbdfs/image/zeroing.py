@@ -16,7 +16,6 @@ from functools import partial
 from rbdfs.errors import InvalidArgument, NotFound
 from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import for_each
-from rbdfs.image.listing import find_existing
 from rbdfs.image.object_map import EXISTS
 from rbdfs.image.resizing import remove_objects
 from rbdfs.image.striping import ObjectExtent
@@ -56,7 +55,7 @@ async def _zero(image: ImageCore, offset: int, end: int) -> None:
         await _zero_pieces(image, offset, end)
         return
     await _zero_pieces(image, offset, first_set * set_size)
-    await remove_objects(image, await find_existing(image, first_set * set_count, end_set * set_count))
+    await remove_objects(image, first_set * set_count, end_set * set_count)
     await _zero_pieces(image, end_set * set_size, end)
 
 
@@ -74,7 +73,7 @@ async def _zero_object(image: ImageCore, extent: ObjectExtent) -> None:
     if states is not None and not states[number]:
         return
     if not within and length >= image.header.striping.used_size(number, image.size):
-        await remove_objects(image, [(number, number + 1)])
+        await remove_objects(image, number, number + 1)
         return
     if states is not None and states[number] != EXISTS:
         assert image.object_map is not None

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
-import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rbdfs.errors import NotFound
@@ -29,6 +28,8 @@ from rbdfs.rados.ops import HEAD, SnapId
 MOST = 300_000  # bytes; objects are small, so that this is many of them
 DISCARD_UNIT = 65536
 NAMES = ["a", "b", "c"]
+
+Operation = tuple[int, tuple[object, ...]]  # by which handle, its name and arguments
 
 places = st.integers(0, MOST)
 # Ends and beginnings of blocks and objects are where the mistakes are.
@@ -80,21 +81,21 @@ class Model:
 class Run:
     """One sequence of operations, done to the model and to the image alike."""
 
-    def __init__(self, ioctx: IoCtx, chance: random.Random, nursery: trio.Nursery) -> None:
-        self.ioctx = ioctx
+    def __init__(self, ioctxs: list[IoCtx], chance: random.Random, nursery: trio.Nursery) -> None:
+        self.ioctxs = ioctxs
         self.chance = chance
         self.nursery = nursery
         self.model = Model()
         self.images: list[Image] = []
         self.closing: dict[Image, tuple[trio.Event, trio.Event]] = {}
 
-    async def open(self) -> Image:
-        image: Image = await self.nursery.start(self.hold)
+    async def open(self, index: int) -> Image:
+        image: Image = await self.nursery.start(self.hold, self.ioctxs[index])
         return image
 
-    async def hold(self, task_status: trio.TaskStatus[Image]) -> None:
+    async def hold(self, ioctx: IoCtx, task_status: trio.TaskStatus[Image]) -> None:
         wanted, done = trio.Event(), trio.Event()
-        async with open_image(self.ioctx, "vm") as image:
+        async with open_image(ioctx, "vm") as image:
             self.closing[image] = wanted, done
             task_status.started(image)
             await wanted.wait()
@@ -109,8 +110,9 @@ class Run:
         image, model = self.images[index], self.model
         do: Callable[..., Awaitable[None]] = getattr(self, f"do_{name}")
         await do(image, *arguments)
-        await trio.testing.wait_all_tasks_blocked()
-        assert [other.size for other in self.images] == [len(model.content)] * 2
+        with trio.fail_after(10):  # the other client hears of a new size by notify
+            while [other.size for other in self.images] != [len(model.content)] * 2:  # noqa: ASYNC110
+                await trio.sleep(0.01)
 
     async def do_write(self, image: Image, offset: int, length: int) -> None:
         data = self.chance.randbytes(length)
@@ -173,14 +175,14 @@ class Run:
     async def do_reopen(self, image: Image) -> None:
         index = self.images.index(image)
         await self.close(image)
-        self.images[index] = await self.open()
+        self.images[index] = await self.open(index)
 
     async def do_check(self, image: Image) -> None:
         assert await image.read(0, 1 << 30) == self.model.content
         await check_extents(image, self.model.content)
         await check_map(image)
         for name, content in self.model.snaps.items():
-            async with open_image(self.ioctx, "vm", snap_name=name) as snap:
+            async with open_image(image.ioctx, "vm", snap_name=name) as snap:
                 assert await snap.read(0, 1 << 30) == content
                 await check_extents(snap, content)
                 await check_map(snap)
@@ -202,6 +204,7 @@ async def check_map(image: Image) -> None:
     if not image.header.features & Feature.OBJECT_MAP:
         return
     snap_id: SnapId = image.snap.id if image.snap else HEAD
+    assert not image.header.flags
     states = await load_states(image.ioctx, image.image_id, snap_id)
     assert len(states) == image.header.striping.object_count(image.size)
     if image.object_map is not None:
@@ -223,23 +226,31 @@ async def stored_bytes(image: Image, number: int, snap_id: SnapId) -> bytes | No
         return None
 
 
-async def run_sequence(layout: dict[str, int], sequence: list[tuple[int, tuple[object, ...]]], seed: int) -> None:
+async def run_sequence(ioctxs: list[IoCtx], layout: dict[str, int], sequence: list[Operation], seed: int) -> None:
+    """Do the operations to a new image, open by two clients, and remove it."""
+    async with trio.open_nursery() as nursery:
+        run = Run(ioctxs, random.Random(seed), nursery)
+        await directory.create(ioctxs[0], "vm", len(run.model.content), **layout)
+        run.images = [await run.open(0), await run.open(1)]
+        for index, (name, *arguments) in sequence:
+            await run.step(index, str(name), *arguments)
+        await run.step(0, "check")
+        for image in run.images:
+            await run.close(image)
+        async with open_image(ioctxs[1], "vm") as image:
+            assert await image.read(0, 1 << 30) == run.model.content
+            await snapshots.purge(image)
+        await directory.remove(ioctxs[0], "vm")
+        assert [name async for name in ioctxs[0].list_objects()] == ["rbd_directory"]
+
+
+async def run_locally(layout: dict[str, int], sequence: list[Operation], seed: int) -> None:
+    """One client has the store open, the other one is attached to it."""
     with tempfile.TemporaryDirectory() as path:
-        async with open_store(Path(path) / "store", create=True) as cluster, trio.open_nursery() as nursery:
-            await cluster.create_pool("data")
-            run = Run(await cluster.open_pool("data"), random.Random(seed), nursery)
-            await directory.create(run.ioctx, "vm", len(run.model.content), **layout)
-            run.images = [await run.open(), await run.open()]
-            for index, (name, *arguments) in sequence:
-                await run.step(index, str(name), *arguments)
-            await run.step(0, "check")
-            for image in run.images:
-                await run.close(image)
-            async with open_image(run.ioctx, "vm") as image:
-                assert await image.read(0, 1 << 30) == run.model.content
-                await snapshots.purge(image)
-            await directory.remove(run.ioctx, "vm")
-            assert [name async for name in run.ioctx.list_objects()] == ["rbd_directory"]
+        store = Path(path) / "store"
+        async with open_store(store, create=True) as one, open_store(store) as other:
+            await one.create_pool("data")
+            await run_sequence([await one.open_pool("data"), await other.open_pool("data")], layout, sequence, seed)
 
 
 @settings(
@@ -248,7 +259,5 @@ async def run_sequence(layout: dict[str, int], sequence: list[tuple[int, tuple[o
     suppress_health_check=list(HealthCheck),
 )
 @given(layouts, st.lists(st.tuples(st.integers(0, 1), operations), max_size=30), st.integers(0, 1000))
-def test_image_is_a_bytearray(
-    layout: dict[str, int], sequence: list[tuple[int, tuple[object, ...]]], seed: int
-) -> None:
-    trio.run(run_sequence, layout, sequence, seed)
+def test_image_is_a_bytearray(layout: dict[str, int], sequence: list[Operation], seed: int) -> None:
+    trio.run(run_locally, layout, sequence, seed)
