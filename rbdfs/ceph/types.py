@@ -1,4 +1,4 @@
-"""The small structures that all of Ceph's messages are made of: addresses, names, times, versions.
+"""The small structures that all of Ceph's messages are made of: addresses, names, times.
 
 Where Ceph keeps several forms of a structure (an address with a marker byte), the current form is written and all of
 them are read.
@@ -7,12 +7,12 @@ them are read.
 import ipaddress
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Self
 
 from rbdfs.errors import WireError
-from rbdfs.wire import S32, S64, U8, U32, U64, Buffer, Cursor, Record, envelope
+from rbdfs.wire import S64, U8, U32, Buffer, Cursor, Record, envelope
 
 
 class EntityType(IntEnum):
@@ -81,10 +81,6 @@ class EntityAddr:
     def sockaddr(self) -> tuple[str, int] | tuple[str, int, int, int]:
         """What `socket.connect` takes."""
         return (self.host, self.port, self.flow_info, self.scope_id) if self.is_ipv6 else (self.host, self.port)
-
-    def with_nonce(self, nonce: int) -> Self:
-        """The same place, another incarnation."""
-        return replace(self, nonce=nonce)
 
     def __str__(self) -> str:
         """As Ceph shows it without the type: `10.0.0.1:6800/123`, `[fe80::1]:6800/123`, `-` for none."""
@@ -223,28 +219,3 @@ class UTime(Record):
 
     def __float__(self) -> float:
         return self.seconds + self.nanoseconds / 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class EVersion(Record):
-    """eversion_t: the version of an object or of a PG's log, on the wire in this order; compared by epoch first."""
-
-    version: U64 = 0
-    epoch: U32 = 0
-
-    def __lt__(self, other: "EVersion") -> bool:
-        return (self.epoch, self.version) < (other.epoch, other.version)
-
-    def __str__(self) -> str:
-        return f"{self.epoch}'{self.version}"
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectLocator(Record, version=6, compat=3):
-    """object_locator_t: the pool and namespace of an object, and what places it there instead of its name."""
-
-    pool: S64
-    preferred: S32 = -1  # an OSD that was preferred for localized placement groups; gone since 2012
-    key: str = ""
-    namespace: str = ""
-    hash: S64 = -1  # a position instead of a name, for listings

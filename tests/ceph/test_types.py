@@ -12,8 +12,6 @@ from rbdfs.ceph.types import (
     EntityAddr,
     EntityName,
     EntityType,
-    EVersion,
-    ObjectLocator,
     UTime,
 )
 from rbdfs.errors import WireError
@@ -31,11 +29,6 @@ BYTES: list[tuple[Any, str]] = [  # marker, envelope, type, nonce, length, famil
     (AddrVec(), "02 00000000"),
     (EntityName(EntityType.CLIENT, 4123), "08 1b10000000000000"),
     (UTime(1, 500_000_000), "01000000 0065cd1d"),
-    (EVersion(7, 3), "0700000000000000 03000000"),
-    (
-        ObjectLocator(5, key="k", namespace="n"),
-        "06 03 1e000000 0500000000000000 ffffffff 01000000 6b 01000000 6e ffffffffffffffff",
-    ),
 ]
 SAMPLES = pytest.mark.parametrize(("value", "encoded"), BYTES, ids=lambda value: type(value).__name__)
 
@@ -107,17 +100,12 @@ def test_text_is_as_ceph_shows_it() -> None:
     assert str(NOWHERE) == "-"
     assert str(EntityName(EntityType.OSD, 3)) == "osd.3"
     assert str(EntityName(3, 1)) == "unknown3.1"
-    assert str(EVersion(7, 3)) == "3'7"
     assert str(AddrVec([EntityAddr(9, "10.0.0.1")])) == "[10.0.0.1:0/0]"
 
 
 def test_messenger_2_address_is_chosen() -> None:
     assert AddrVec([V1, V2]).msgr2 == V2
     assert AddrVec([V1]).msgr2 is None
-
-
-def test_versions_are_ordered_by_epoch_first() -> None:
-    assert EVersion(9, 1) < EVersion(1, 2) < EVersion(2, 2)
 
 
 def test_time_is_kept_to_the_nanosecond() -> None:

@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ async def test_daemon_at_that_address_with_another_nonce_is_another_daemon(ceph_
     options = options_of(ceph_cluster)
     credentials = options.credentials()
     (await open_monitor(options, credentials)).close()
-    stale = osd_address(ceph_cluster).with_nonce(1)
+    stale = replace(osd_address(ceph_cluster), nonce=1)
     login = credentials.service_login(EntityType.OSD, trio.current_time())
     with pytest.raises(ConnectionLost):
         await Connection.open(stale, EntityType.OSD, login, Identity())
