@@ -219,6 +219,7 @@ class MonitorClient:
             log.warning("the tickets were lost, and the global id with them")
         self.my_addr, self.global_id = connection.my_addr, connection.global_id
         self._consumer.on_identity(self.my_addr, is_new=is_new)
+        self._on_new_tickets()  # the login has brought them
         known = 0 if self.monmap is None else self.monmap.epoch + 1
         self._send(MonSubscribe({"monmap": Subscription(known), "osdmap": Subscription(self._next_epoch())}))
         for tid, request in self._requests.items():
@@ -249,8 +250,11 @@ class MonitorClient:
         except AuthenticationFailed as err:
             self._log_in_again(err)
         else:
-            self._renewed.set()
-            self._renewed = trio.Event()
+            self._on_new_tickets()
+
+    def _on_new_tickets(self) -> None:
+        renewed, self._renewed = self._renewed, trio.Event()
+        renewed.set()
 
     async def _keep_tickets(self, connection: Connection) -> None:
         """Renew the tickets before they expire, and when somebody wants new ones."""
