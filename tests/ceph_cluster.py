@@ -35,6 +35,8 @@ from ceph_roots import Unavailable, command_prefix
 
 POOL = "data"
 DEFAULT_RELEASE = "16.2"
+_PLACE = Path("/tmp")  # the one place that roots see, too
+_PREFIX = "rbdfs-ceph-"
 _START_TIMEOUT = 60.0
 _COMMAND_TIMEOUT = 120.0
 
@@ -231,7 +233,8 @@ def start_cluster(
     Without OSDs there is neither pool nor manager: monitors only, in three seconds.
     """
     prefix = command_prefix(release)
-    directory = Path(tempfile.mkdtemp(prefix="rbdfs-ceph-", dir="/tmp"))  # the one place that roots see, too
+    _remove_abandoned()
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_PLACE))
     cluster = CephCluster(release, directory, osds, prefix, key_type=2 if float(release) >= 20 else 1)
     try:
         _make_monitors(cluster, monitors, host=host, auth=auth, replicas=replicas, extra=conf)
@@ -314,6 +317,14 @@ def _make_osds(cluster: CephCluster) -> None:
                 raise AssertionError(f"{daemon} ended:\n{(cluster.directory / f'{daemon}.out').read_text()[-2000:]}")
         if time.monotonic() > deadline:
             raise AssertionError(f"no cluster after {_START_TIMEOUT:g} s: {cluster.ceph('-s')}")
+
+
+def _remove_abandoned() -> None:
+    """Remove the directories of test processes that were killed; their daemons went with them."""
+    for directory in _PLACE.glob(f"{_PREFIX}*-*"):
+        pid = directory.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _free_ports(count: int) -> list[int]:

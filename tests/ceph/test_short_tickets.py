@@ -1,4 +1,7 @@
-"""A client that outlives its tickets, on a real cluster: RBDFS_TEST_MINUTES minutes, by default half a one."""
+"""A client that outlives its tickets, on a real cluster: RBDFS_TEST_MINUTES minutes, by default half a one.
+
+Ten minutes are longer than any test may take: `pytest -o faulthandler_timeout=900`.
+"""
 
 import os
 from collections.abc import Iterator
