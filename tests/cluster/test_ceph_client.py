@@ -1,11 +1,15 @@
 """The client on real clusters: what only a real one can show. The contract itself is tested in tests/contract."""
 
+import signal
+from unittest import mock
+
 import pytest
 import trio
 from ceph_cluster import CephCluster as Daemons, start_cluster
 from ceph_roots import Unavailable
 from cluster.client import Load, connect_to
 
+from rbdfs.ceph.backoff import Backoffs
 from rbdfs.ceph.ioctx import CephIoCtx
 from rbdfs.ceph.pool import PoolFlag
 from rbdfs.errors import (
@@ -269,18 +273,18 @@ async def test_peering_with_backoffs_loses_nothing(ceph_cluster: Daemons) -> Non
         set_option = {"who": "osd", "name": "osd_backoff_on_peering"}
         await client.monitors.command("config set", **set_option, value="true")
         ioctx = await client.open_pool("data", "backoff")
-        async with Load(ioctx, "backoff", blocks=64).running() as load:
-            await load.advance()
-            await client.monitors.command("osd down", ids=["0"])  # it comes back by itself
-            with trio.fail_after(90):
-                await load.advance(20)
+        with mock.patch.object(Backoffs, "block", autospec=True, side_effect=Backoffs.block) as block:
+            async with Load(ioctx, "backoff", blocks=64).running() as load:
+                await load.advance()
+                await client.monitors.command("osd down", ids=["0"])  # it comes back by itself
+                with trio.fail_after(90):
+                    await load.advance(20)
+        assert block.called
         await client.monitors.command("config rm", **set_option)
 
 
 @pytest.mark.slow
 async def test_a_time_limit_ends_ops_where_nobody_answers(ceph_cluster: Daemons) -> None:
-    import signal
-
     async with connect_to(ceph_cluster, osd_op_timeout=2.0) as client:
         ioctx = await client.open_pool("data")
         await calls.write(ioctx, "limited", 0, b"x")
