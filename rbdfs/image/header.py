@@ -9,7 +9,7 @@ from typing import Any
 
 from rbdfs.cls import lock, rbd
 from rbdfs.cls.query import Query, ask_all
-from rbdfs.cls.rbd_types import NO_SNAP, Feature, ParentImageSpec, Protection, SnapKind, SnapshotInfo
+from rbdfs.cls.rbd_types import Feature, ParentImageSpec, Protection, SnapKind, SnapshotInfo
 from rbdfs.errors import Corrupt, InvalidArgument, NotFound
 from rbdfs.image.names import header_object
 from rbdfs.image.striping import Striping
@@ -18,6 +18,22 @@ from rbdfs.rados.ops import NO_SNAPS, SnapContext, SnapId
 
 _ATTEMPTS = 10  # while somebody removes snapshots between our two reads
 _MAX_ORDER = 25  # RBD_MAX_OBJ_ORDER
+
+_HEAD_QUERIES: tuple[Query[Any], ...] = (
+    rbd.get_size(),
+    rbd.get_features(read_only=True),
+    rbd.get_op_features(),
+    rbd.get_flags(),
+    rbd.get_object_prefix(),
+    rbd.get_data_pool(),
+    rbd.get_snapcontext(),
+    rbd.get_create_timestamp(),
+    rbd.get_access_timestamp(),
+    rbd.get_modify_timestamp(),
+    rbd.get_parent(),
+    rbd.get_parent_overlap(),
+    lock.get_info(lock.RBD_LOCK),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +135,17 @@ async def read_header(ioctx: IoCtx, image_id: str) -> Header:
     """Read an image's metadata, without watching it: NotFound, or Corrupt where it makes no sense."""
     name = header_object(image_id)
     for _ in range(_ATTEMPTS):
-        header = await _read_head(ioctx, image_id)
+        header, parent = await _read_head(ioctx, image_id)
         try:
-            await _read_rest(ioctx, header)
+            await _read_rest(ioctx, header, parent)
         except NotFound:
             continue  # a snapshot went away meanwhile: begin again
         return header
     raise Corrupt(f"{name}: its snapshot context names snapshots that it does not have")
 
 
-async def _read_head(ioctx: IoCtx, image_id: str) -> Header:
-    """All that every header has, in one op."""
+async def _read_head(ioctx: IoCtx, image_id: str) -> tuple[Header, ParentImageSpec]:
+    """All that every header has, in one op; and the parent, which its snapshots share."""
     name = header_object(image_id)
     try:
         (
@@ -143,27 +159,15 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> Header:
             created,
             accessed,
             modified,
+            parent,
+            overlap,
             lock_info,
-        ) = await ask_all(
-            ioctx,
-            name,
-            rbd.get_size(),
-            rbd.get_features(read_only=True),
-            rbd.get_op_features(),
-            rbd.get_flags(),
-            rbd.get_object_prefix(),
-            rbd.get_data_pool(),
-            rbd.get_snapcontext(),
-            rbd.get_create_timestamp(),
-            rbd.get_access_timestamp(),
-            rbd.get_modify_timestamp(),
-            lock.get_info(lock.RBD_LOCK),
-        )
+        ) = await ask_all(ioctx, name, *_HEAD_QUERIES)
     except NotFound as err:
         raise NotFound(f"{name}: no such image") from err
     if size.order > _MAX_ORDER:
         raise Corrupt(f"{name}: object order {size.order}")
-    return Header(
+    header = Header(
         image_id=image_id,
         object_prefix=prefix,
         striping=Striping.of(size.order),
@@ -175,34 +179,27 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> Header:
         op_features=op_features,
         flags=flags,
         snapc=snapc,
+        parent=_parent(parent, overlap),
         access_timestamp=accessed.ns,
         modify_timestamp=modified.ns,
         lockers=[
-            Locker(
-                str(locker.entity),
-                locker.cookie,
-                str(info.address),
-                lock_info.tag,
-                lock_info.type == lock.LockType.SHARED,
-            )
+            Locker(str(locker.entity), locker.cookie, str(info.address), lock_info.tag)
             for locker, info in lock_info.lockers.items()
         ],
     )
+    return header, parent
 
 
-async def _read_rest(ioctx: IoCtx, header: Header) -> None:
-    """What only some headers have, in one op: striping, a parent, snapshots."""
+async def _read_rest(ioctx: IoCtx, header: Header, parent: ParentImageSpec) -> None:
+    """What only some headers have, in one op: striping, snapshots."""
     name = header_object(header.image_id)
     queries: list[Query[Any]] = []
     is_striped = bool(header.features & Feature.STRIPINGV2)
-    may_have_parent = bool(header.features & Feature.LAYERING)
     if is_striped:
         queries.append(rbd.get_stripe_unit_count())
-    if may_have_parent:
-        queries += [rbd.get_parent(), rbd.get_parent_overlap()]
     for snap_id in reversed(header.snapc.snaps):
         queries += [rbd.get_snapshot(snap_id), rbd.get_protection_status(snap_id), rbd.get_flags(snap_id)]
-        if may_have_parent:
+        if parent.exists():
             queries.append(rbd.get_parent_overlap(snap_id))
     if not queries:
         return
@@ -213,19 +210,15 @@ async def _read_rest(ioctx: IoCtx, header: Header) -> None:
             header.striping = Striping.of(header.order, unit, count)
         except InvalidArgument as err:
             raise Corrupt(f"{name}: {err}") from err
-    parent = ParentImageSpec()
-    if may_have_parent:
-        parent = next(answers)
-        header.parent = _parent(parent, next(answers))
     for _ in header.snapc.snaps:
         info, protection, flags = next(answers), next(answers), next(answers)
-        overlap = next(answers) if may_have_parent else None
+        overlap = next(answers) if parent.exists() else None
         snap = _snap_info(info, protection, flags, _parent(parent, overlap))
         (header.snaps if snap.kind == SnapKind.USER else header.hidden_snaps).append(snap)
 
 
 def _parent(spec: ParentImageSpec, overlap: int | None) -> Parent | None:
-    if overlap is None or spec.pool_id < 0 or spec.snap_id == NO_SNAP:
+    if overlap is None or not spec.exists():
         return None
     return Parent(spec.pool_id, spec.pool_namespace, spec.image_id, SnapId(spec.snap_id), overlap)
 
