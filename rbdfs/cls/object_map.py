@@ -28,7 +28,8 @@ BLOCK_SIZE = 4096  # bytes of states per CRC
 PER_BYTE = 4
 
 _ALL_ONES = 0xFFFFFFFF
-_UNPACKED = [bytes((byte >> 6, byte >> 4 & 3, byte >> 2 & 3, byte & 3)) for byte in range(256)]
+_UNPACKED = [bytes(byte >> shift & 3 for byte in range(256)) for shift in (6, 4, 2, 0)]  # by the place in a byte
+_SHIFTED = [bytes((state & 3) << shift for state in range(256)) for shift in (6, 4, 2, 0)]
 
 
 def object_map_object(image_id: str, snap_id: int | None = None) -> str:
@@ -105,8 +106,11 @@ class ObjectStates:
         """The states of a range of objects, a byte each: for scans, which are then `bytes.find` and the like."""
         end = self._count if end is None else min(end, self._count)
         first = start >> 2
-        spread = b"".join([_UNPACKED[byte] for byte in self._bits[first : states_size(end)]])
-        return spread[start - first * PER_BYTE : end - first * PER_BYTE]
+        bits = self._bits[first : states_size(end)]
+        spread = bytearray(PER_BYTE * len(bits))
+        for place, table in enumerate(_UNPACKED):
+            spread[place::PER_BYTE] = bits.translate(table)
+        return bytes(spread[start - first * PER_BYTE : end - first * PER_BYTE])
 
     def fill(self, start: int, end: int, state: int) -> None:
         """Put a range of objects into one state."""
@@ -177,6 +181,17 @@ class ObjectStates:
         assert len(bits) == states_size(count), (len(bits), count)
         states = cls()
         states._count, states._bits = count, bytearray(bits)
+        return states
+
+    @classmethod
+    def packing(cls, unpacked: bytes | bytearray) -> Self:
+        """A map of these states, a byte each."""
+        size = states_size(len(unpacked))
+        bits = 0
+        for place, table in enumerate(_SHIFTED):
+            bits |= int.from_bytes(unpacked[place::PER_BYTE].translate(table), "little")
+        states = cls()
+        states._count, states._bits = len(unpacked), bytearray(bits.to_bytes(size, "little"))
         return states
 
     @classmethod

@@ -6,8 +6,7 @@ from rbdfs.errors import NotFound, NotSupported
 from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import for_each
 from rbdfs.image.listing import find_existing, map_states
-from rbdfs.image.object_map import Run, existing_runs
-from rbdfs.image.resizing import numbers_of
+from rbdfs.image.object_map import Run, existing_runs, numbers_of
 from rbdfs.image.usage import bytes_of_runs
 from rbdfs.rados import calls
 from rbdfs.rados.ops import MapExtents, ReadOp

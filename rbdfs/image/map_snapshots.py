@@ -11,11 +11,12 @@ from rbdfs.image.core import ImageCore
 from rbdfs.image.features import Feature, ImageFlag
 from rbdfs.image.header import SnapInfo
 from rbdfs.image.names import object_map_object
-from rbdfs.image.object_map import CLEAN, EXISTS, NONEXISTENT, load_states
+from rbdfs.image.object_map import CLEAN, EXISTS, NONEXISTENT, existing_runs, load_states, numbers_of
 from rbdfs.rados import calls
 from rbdfs.rados.ops import HEAD, Read, ReadOp, SnapId, WriteFull
 
 _INVALID = ImageFlag.OBJECT_MAP_INVALID | ImageFlag.FAST_DIFF_INVALID
+_EXISTS = bytes(state != NONEXISTENT for state in range(256))
 _TO_CLEAN = bytes(CLEAN if state == EXISTS else state for state in range(256))
 
 
@@ -109,7 +110,9 @@ async def states_after_rollback(image: ImageCore, snap: SnapInfo) -> tuple[bytea
     head = object_map.states
     unchanged = _unchanged(image, [head, *newer], count)
     after, changed = bytearray(count), bytearray(count)
-    for number in range(count) if any(old) or any(head) else ():
+    either = int.from_bytes(old[:count].translate(_EXISTS), "little")
+    either |= int.from_bytes(head[:count].translate(_EXISTS), "little")
+    for number in numbers_of(existing_runs(either.to_bytes(count, "little"))):
         if old[number] != NONEXISTENT:
             after[number] = head[number] if unchanged[number] else EXISTS
             changed[number] = not unchanged[number]

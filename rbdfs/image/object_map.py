@@ -47,7 +47,6 @@ _TO_PENDING = bytes(PENDING if state in (EXISTS, CLEAN) else state for state in 
 _PENDING_TO_NONEXISTENT = bytes(NONEXISTENT if state == PENDING else state for state in range(256))
 
 _EXISTING = re.compile(rb"[^\0]+")
-_RUNS_OF_STATE = {state: re.compile(re.escape(bytes((state,))) + b"+") for state in (EXISTS, PENDING, CLEAN)}
 
 _MOST_AT_ONCE = 256 << 10  # objects in one op; librbd: object_map::UpdateRequest
 
@@ -79,6 +78,11 @@ def runs_of(numbers: Iterable[int]) -> Iterator[Run]:
         end = number + 1
     if end > start:
         yield start, end
+
+
+def numbers_of(runs: Iterable[Run]) -> Iterable[int]:
+    """The objects of the runs, one after the other."""
+    return (number for start, end in runs for number in range(start, end))
 
 
 class ObjectMap:
@@ -150,11 +154,7 @@ class ObjectMap:
 
     async def save(self, states: bytearray) -> None:
         """Replace the whole map."""
-        stored = cls_map.ObjectStates(len(states))
-        for state, pattern in _RUNS_OF_STATE.items():
-            for match in pattern.finditer(states):
-                stored.fill(*match.span(), state)
-        if await self._change(cls_map.save(stored)):
+        if await self._change(cls_map.save(cls_map.ObjectStates.packing(states))):
             self.states = states
 
     async def change(self, step: Call) -> bool:

@@ -4,7 +4,6 @@ Growing: the map first, then the size, so that an object that may be written is 
 first, then the size, then the map (librbd: ResizeRequest, TrimRequest). Callers hold `image.maintenance`.
 """
 
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 
@@ -15,7 +14,7 @@ from rbdfs.image.changes import ImageChange
 from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import for_each
 from rbdfs.image.listing import find_existing
-from rbdfs.image.object_map import EXISTS, Run
+from rbdfs.image.object_map import EXISTS, Run, numbers_of
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.rados.ops import AssertExists, Remove, Truncate, WriteOp
 
@@ -117,8 +116,3 @@ async def _remove_object(image: ImageCore, number: int) -> None:
     with suppress(NotFound):
         op = WriteOp([Remove()], image.path.snapc, full_try=True)
         await image.path.data.operate(image.path.object_name(number), op)
-
-
-def numbers_of(runs: Iterable[Run]) -> Iterable[int]:
-    """The objects of the runs, one after the other."""
-    return (number for start, end in runs for number in range(start, end))

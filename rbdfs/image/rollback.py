@@ -7,9 +7,9 @@ from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import for_each
 from rbdfs.image.header import SnapInfo
 from rbdfs.image.map_snapshots import states_after_rollback
-from rbdfs.image.object_map import EXISTS, existing_runs
+from rbdfs.image.object_map import EXISTS, existing_runs, numbers_of
 from rbdfs.image.progress import OnProgress
-from rbdfs.image.resizing import grow, numbers_of, shrink
+from rbdfs.image.resizing import grow, shrink
 from rbdfs.rados.ops import Rollback, WriteOp
 
 
