@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rbdfs.errors import Busy, InvalidArgument, RbdfsError, StoreFailure
 from rbdfs.fuse import mounting, state
 
 _PATIENCE = 5.0  # seconds before it says what it waits for
+_NUDGE = 0.5  # seconds before a daemon that still serves is told to leave: a copy of the mount may be left elsewhere
 
 
 def _umount(parser: Parser) -> None:
@@ -76,6 +78,9 @@ def _wait_for_end(pid: int, mountpoint: Path) -> None:
     try:
         poll = select.poll()
         poll.register(process, select.POLLIN)
+        if not poll.poll(_NUDGE * 1000):
+            # A container made meanwhile has its own copy of every mount: nobody here can undo that one.
+            signal.pidfd_send_signal(process, signal.SIGTERM)
         if not poll.poll(_PATIENCE * 1000):
             if sys.stderr.isatty():
                 say(f"{mountpoint}: waiting until the daemon (pid {pid}) has flushed everything")

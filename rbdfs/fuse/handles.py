@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import trio
+
 from rbdfs.errors import RbdfsError
 from rbdfs.wire import Buffer
 
@@ -110,6 +112,7 @@ class Handles:
     def __init__(self) -> None:
         self._by_number: dict[int, Handle] = {}
         self._last = 0
+        self._none = trio.Event()
         self.get = self._by_number.get
 
     def __len__(self) -> int:
@@ -124,7 +127,16 @@ class Handles:
 
     def release(self, fh: int) -> Handle:
         """Forget a handle; it must exist."""
-        return self._by_number.pop(fh)
+        handle = self._by_number.pop(fh)
+        if not self._by_number:
+            self._none.set()
+            self._none = trio.Event()
+        return handle
+
+    async def wait_none(self) -> None:
+        """Wait until no file is open."""
+        while self._by_number:
+            await self._none.wait()
 
     def is_being_made(self, inode: int) -> bool:
         """Whether the open that made this file has not ended yet."""

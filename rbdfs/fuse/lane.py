@@ -15,6 +15,7 @@ import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -68,6 +69,7 @@ class DataLane:
         self._handles = handles
         self._names = names
         self._nursery: trio.Nursery | None = None
+        self._reading = trio.CancelScope()
         self._answered = 0  # unique of the last WRITE answered, to see whether it was before its submit returned
         self._handlers: dict[int, Callable[[int, int, int, int, int, int, int], None]] = {
             Opcode.INTERRUPT: self._interrupt,
@@ -87,17 +89,19 @@ class DataLane:
             }
 
     async def run(self) -> None:
-        """Serve requests until the mount is gone."""
+        """Serve requests until the mount is gone, or `stop`; those under way are finished."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            try:
+            with self._reading, suppress(Unmounted):
                 while True:
                     if self._serve_batch():
                         await trio.lowlevel.checkpoint()
                     else:
                         await self._device.wait_readable()
-            except (Unmounted, trio.ClosedResourceError):
-                return
+
+    def stop(self) -> None:
+        """Take no more requests."""
+        self._reading.cancel()
 
     def _serve_batch(self) -> bool:
         """Serve what waits, up to a batch; whether more may wait."""

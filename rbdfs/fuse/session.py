@@ -9,7 +9,8 @@ remove the state file                    last: whoever waits for it knows that a
 
 import logging
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import trio
@@ -29,6 +30,7 @@ __all__ = ["MountOptions", "MountStatus", "serve"]
 
 log = logging.getLogger(__name__)
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _FIRST_LISTING_SECONDS = 60
 _MOUNTPOINT_SECONDS = 20
 _STATE_SECONDS = 0.5  # the state file follows changes no faster
@@ -40,9 +42,23 @@ async def serve(
     """Mount a pool, call `on_ready` once its files can be used, and serve until unmounted or told to stop.
 
     The first SIGTERM, SIGINT or SIGHUP detaches the mount, and files that are open work until they are closed; a
-    second one ends at once. What was written is flushed before this returns.
+    second one ends at once. What was written is flushed before this returns; afterwards these signals are ignored, as all
+    that is left to do is to close the store.
     """
-    mountpoint = await _prepare(mountpoint)
+    # A signal that comes late must not end the process while it closes the store: trio puts back what it found here.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        await _serve(ioctx, await _prepare(mountpoint), options, on_ready, signals)
+
+
+async def _serve(
+    ioctx: IoCtx,
+    mountpoint: Path,
+    options: MountOptions,
+    on_ready: Callable[[MountStatus], None],
+    signals: AsyncIterator[int],
+) -> None:
     notifier = Notifier()
     tree = Tree(ioctx, options, notifier)
     namespace = Namespace(tree, options)
@@ -75,19 +91,38 @@ async def serve(
         noexec=options.noexec,
         noatime=options.noatime,
     )
+    transport = Transport(namespace, namespace, namespace.handles, notifier)
     try:
-        async with tree.images.running(), trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_follow_signals, signals, transport, mountpoint, nursery.cancel_scope)
             nursery.start_soon(recorder.run)
-            await Transport(namespace, namespace, namespace.handles, notifier).serve(
-                mountpoint,
-                request,
-                Limits(has_writeback_cache=options.writeback),
-                is_single_lane=options.single_lane,
-                on_mounted=on_mounted,
-            )
+            async with tree.images.running():
+                await transport.serve(
+                    mountpoint,
+                    request,
+                    Limits(has_writeback_cache=options.writeback),
+                    is_single_lane=options.single_lane,
+                    on_mounted=on_mounted,
+                )
             nursery.cancel_scope.cancel()
     finally:
         remove_state(mountpoint, status.pid)
+
+
+async def _follow_signals(
+    signals: AsyncIterator[int], transport: Transport, mountpoint: Path, scope: trio.CancelScope
+) -> None:
+    async with trio.open_nursery() as nursery:
+        is_leaving = False
+        async for number in signals:
+            name = signal.Signals(number).name
+            if is_leaving:
+                log.warning("%s again: leaving at once; open files break, and what was not synced may be lost", name)
+                scope.cancel()
+                return
+            log.info("%s: leaving when the last file is closed", name)
+            is_leaving = True
+            nursery.start_soon(transport.detach, mountpoint)
 
 
 async def _prepare(mountpoint: Path) -> Path:

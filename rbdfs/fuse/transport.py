@@ -1,12 +1,10 @@
 """One mounted filesystem, both lanes of it, from mount to unmount.
 
 Always true while it runs: somebody reads the device, and nothing in the trio thread touches a path on the mount. It
-ends when the kernel says that the mount is gone: after an umount from outside, or after the first signal, which
-detaches the mount and leaves open files usable until they are closed. A second signal ends it at once.
+ends when the kernel says that the mount is gone, or when it was told to leave (`detach`) and the last file is closed.
 """
 
 import logging
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +23,8 @@ from rbdfs.fuse.relay import Relay
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NAME_TASKS = 99  # requests of libfuse served side by side
+_LEAVING_SECONDS = 0.3  # for the kernel to say that nobody uses the mount any more
 
 
 class Transport:
@@ -37,6 +35,7 @@ class Transport:
         self._names = names
         self._handles = handles
         self._notifier = notifier
+        self._lane: DataLane | None = None
 
     async def serve(
         self,
@@ -53,7 +52,7 @@ class Transport:
         # A thread: mount(2) looks the directory up, and the helper is a process.
         attached = await trio.to_thread.run_sync(attach, mountpoint, request)
         try:
-            await self._serve(attached, mountpoint, limits, is_single_lane, on_mounted)
+            await self._serve(attached, limits, is_single_lane, on_mounted)
         finally:
             if attached.keepalive is not None:
                 attached.keepalive.close()
@@ -62,16 +61,11 @@ class Transport:
                 await trio.to_thread.run_sync(_clear_dead, mountpoint)
 
     async def _serve(
-        self,
-        attached: Attached,
-        mountpoint: Path,
-        limits: Limits,
-        is_single_lane: bool,
-        on_mounted: Callable[[], Awaitable[None]],
+        self, attached: Attached, limits: Limits, is_single_lane: bool, on_mounted: Callable[[], Awaitable[None]]
     ) -> None:
         device = Device(attached.fd, limits.max_write)
         relay = Relay(device, self._notifier, limits)
-        lane = DataLane(device, relay, self._handles, self._names, is_single=is_single_lane)
+        lane = self._lane = DataLane(device, relay, self._handles, self._names, is_single=is_single_lane)
         try:
             pyfuse3.init(self._operations, relay.detach_device(), set())
             try:
@@ -80,7 +74,6 @@ class Transport:
                     nursery.start_soon(relay.run_requests)
                     nursery.start_soon(relay.run_replies)
                     nursery.start_soon(pyfuse3.main, 1, _NAME_TASKS)
-                    nursery.start_soon(_detach_on_signal, mountpoint, nursery.cancel_scope)
                     nursery.start_soon(_announce, relay, on_mounted)
                     await lane.run()
                     pyfuse3.terminate()
@@ -88,30 +81,28 @@ class Transport:
             finally:
                 pyfuse3.close(unmount=False)
         finally:
+            self._lane = None
             relay.close()
             device.close()
+
+    async def detach(self, mountpoint: Path) -> None:
+        """Take the mount away; `serve` returns when the last file is closed."""
+        try:
+            # A thread: it may wait for replies of ours.
+            await trio.to_thread.run_sync(_detach, mountpoint, abandon_on_cancel=True)
+        except RbdfsError as err:
+            log.info("%s", err)  # unmounted by somebody else already
+        await self._handles.wait_none()
+        await trio.sleep(_LEAVING_SECONDS)
+        # Still here: another mount namespace has a copy of the mount, or a directory of it is somebody's working
+        # directory. No file is open, so nothing can be lost.
+        if self._lane is not None and not len(self._handles):
+            self._lane.stop()
 
 
 async def _announce(relay: Relay, on_mounted: Callable[[], Awaitable[None]]) -> None:
     await relay.initialized.wait()
     await on_mounted()
-
-
-async def _detach_on_signal(mountpoint: Path, scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        is_detached = False
-        async for number in signals:
-            if is_detached:
-                log.warning("%s again: leaving at once, open files break", signal.Signals(number).name)
-                scope.cancel()
-                return
-            log.info("%s: leaving when the last file is closed", signal.Signals(number).name)
-            is_detached = True
-            try:
-                # A thread: it may wait for replies of ours.
-                await trio.to_thread.run_sync(_detach, mountpoint, abandon_on_cancel=True)
-            except RbdfsError as err:
-                log.warning("%s", err)
 
 
 def _detach(mountpoint: Path) -> None:

@@ -26,6 +26,8 @@ class Daemon:
     """A store, a mountpoint, and the process between them."""
 
     work: Path
+    mountpoint: Path | None = None
+    store_path: Path | None = None
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     expected: list[str] = field(default_factory=list)  # complaints in the log that the test provokes
@@ -33,12 +35,12 @@ class Daemon:
     @property
     def path(self) -> Path:
         """The mountpoint."""
-        return self.work / "mnt"
+        return self.mountpoint or self.work / "mnt"
 
     @property
     def store(self) -> Path:
         """The local store."""
-        return self.work / "store"
+        return self.store_path or self.work / "store"
 
     @property
     def pid(self) -> int:
@@ -93,7 +95,8 @@ class Daemon:
         """Unmount, and wait until the process has left."""
         assert self.process is not None
         self.cli("umount", self.path)
-        assert self.process.wait(30) == 0, self.log()
+        code = self.process.wait(30)
+        assert code == 0, f"exit code {code}: {self.log()}"
         self.process = None
 
     def kill(self) -> None:
@@ -109,31 +112,34 @@ class Daemon:
 
     def check(self) -> None:
         """The store is sound, and no process complained of what no test expected."""
-        if (ROOT / "rbdfs/cli/check.py").exists():
-            self.cli("check", self.store)
+        self.cli("check", self.store)
         for number in range(1, self.starts + 1):
             for line in _COMPLAINT.finditer((self.work / f"log.{number}").read_text()):
                 assert any(re.search(pattern, line[0]) for pattern in self.expected), line[0]
+
+    def __enter__(self) -> "Daemon":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing behind, whatever happened."""
+        if self.process is not None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+            if self.process.poll() is None:
+                self.kill()
+        subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
 
 
 @contextlib.contextmanager
 def mounted(work: Path, *options: str) -> Iterator[Daemon]:
     """A new store, mounted; afterwards unmounted, and checked."""
-    daemon = Daemon(work)
-    try:
+    with Daemon(work) as daemon:
         daemon.start(*options)
         yield daemon
         if daemon.process is not None:
             daemon.stop()
         daemon.check()
-    finally:
-        if daemon.process is not None:
-            daemon.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                daemon.process.wait(10)
-            if daemon.process.poll() is None:
-                daemon.kill()
-        subprocess.run(["umount", "-l", str(daemon.path)], check=False, capture_output=True)
 
 
 def run(*command: object, timeout: float = 60, check: bool = True) -> str:

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -110,3 +111,24 @@ def test_full_store_is_enospc_and_recovers(tmp_path: Path) -> None:
             daemon.expected.append("space|full|ENOSPC")
     finally:
         run("umount", "-l", small)
+
+
+@needs_root
+def test_umount_returns_though_another_namespace_has_a_copy(daemon: Daemon) -> None:
+    with subprocess.Popen(["unshare", "-m", "sleep", "60"]) as other:
+        time.sleep(0.2)
+        (daemon.path / "disk").write_bytes(b"x")
+        began = time.monotonic()
+        daemon.stop()
+        assert time.monotonic() - began < 20
+        other.kill()
+
+
+def test_daemon_told_to_leave_does_not_wait_for_a_working_directory(daemon: Daemon) -> None:
+    (daemon.path / "disk").write_bytes(b"x")
+    with subprocess.Popen(["sleep", "60"], cwd=daemon.path) as other:
+        assert daemon.process is not None
+        daemon.process.terminate()
+        assert daemon.process.wait(20) == 0
+        daemon.process = None
+        other.kill()

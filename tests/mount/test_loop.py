@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -76,7 +77,8 @@ def test_filesystem_lives_on_an_image_and_gives_space_back(
     with loop(path, *options) as device:
         run(f"mkfs.{kind}", "-q", *(["-E", "nodiscard"] if kind == "ext4" else []), device)
         with filesystem(device, tmp_path / "fs", "-o", "discard") as directory:
-            expected = fill(directory, 120)
+            expected = fill(directory, 60)
+            (directory / "bulk").write_bytes(os.urandom(40 * MIB))
             os.sync()
             full = allocated(path)
             run("cp", "-r", directory / "d1", directory / "copy")
@@ -86,12 +88,11 @@ def test_filesystem_lives_on_an_image_and_gives_space_back(
             run("umount", directory)
             run("mount", device, directory)
             assert digests(directory) == expected
-            for name in expected:
-                (directory / name).unlink()
+            (directory / "bulk").unlink()
             os.sync()
             run("fstrim", directory)
         run("sync", device)
-    assert allocated(path) < full - 8 * MIB
+    assert allocated(path) < full - 30 * MIB
     if kind == "ext4":
         run("e2fsck", "-fn", path)
     else:
@@ -99,12 +100,31 @@ def test_filesystem_lives_on_an_image_and_gives_space_back(
             run("xfs_repair", "-n", device)
 
 
-def test_partitions_of_an_image_are_seen(daemon: Daemon) -> None:
-    path = image(daemon, 64)
-    run("parted", "-s", path, "mklabel", "gpt", "mkpart", "a", "1MiB", "21MiB", "mkpart", "b", "21MiB", "41MiB")
+def test_partitions_of_an_image_are_seen(daemon: Daemon, tmp_path: Path) -> None:
+    path, shadow = image(daemon, 64), tmp_path / "shadow"
+    shadow.touch()
+    os.truncate(shadow, 64 * MIB)
+    for file in (path, shadow):
+        with file.open("r+b") as opened:
+            opened.write(master_boot_record((2048, 40960), (43008, 40960)))
+    with loop(shadow, "-P") as device:
+        expected = partitions(device)
+    if not expected:
+        pytest.skip("this kernel knows no partition tables")
     with loop(path, "-P") as device:
-        partition = Path("/sys/block") / device.name / f"{device.name}p2"  # /dev may be nobody's to fill
-        assert (partition / "size").read_text().strip() == str(20 * MIB // 512)
+        assert partitions(device) == expected == {"p1": 40960, "p2": 40960}
+
+
+def master_boot_record(*extents: tuple[int, int]) -> bytes:
+    """A partition table of Linux partitions, each (first sector, sectors)."""
+    entries = b"".join(struct.pack("<B3sB3sII", 0, b"", 0x83, b"", start, count) for start, count in extents)
+    return bytes(446) + entries.ljust(64, b"\0") + b"\x55\xaa"
+
+
+def partitions(device: Path) -> dict[str, int]:
+    """The partitions that the kernel sees on a device, with their sectors; /dev may be nobody's to fill."""
+    found = Path("/sys/block", device.name).glob(f"{device.name}p*")
+    return {path.name.removeprefix(device.name): int((path / "size").read_text()) for path in found}
 
 
 def test_snapshot_under_load_stays_as_it_was(daemon: Daemon, tmp_path: Path) -> None:
