@@ -173,8 +173,12 @@ class LocalCluster:
         self._owner = owner
         self._fsid = owner.engine.fsid
         self._client = self._client or owner.new_client()
-        self._server = Server(owner)
-        self._nursery.start_soon(self._server.run)
+        try:
+            self._server = Server(owner)
+        except RbdfsError as err:  # a filesystem without sockets: the store is ours alone
+            log.warning("no other process can attach: %s", err)
+        else:
+            self._nursery.start_soon(self._server.run)
         session = owner.session(self._client)
         self.backend = session
         return session

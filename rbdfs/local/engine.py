@@ -76,6 +76,7 @@ class Engine:
         self._objects: dict[ObjectKey, StoredObject] = {}
         self._sweep_at = OBJECTS_KEPT
         self._dirty: list[StoredObject] = []
+        self._committing: list[list[StoredObject]] = []
         self._next_row = database.rows("SELECT coalesce(max(id), 0) + 1 FROM object")[0][0]
         self._version = boot << 40  # no version is given twice, even where the last ones were lost
 
@@ -321,7 +322,7 @@ class Engine:
 
     def held(self) -> list[StoredObject]:
         """The objects in memory whose changes the database may not have yet."""
-        return [obj for obj in self._objects.values() if obj.dirty or obj.committing]
+        return [obj for objs in (self._dirty, *self._committing) for obj in objs]
 
     def mark(self, obj: StoredObject) -> None:
         """The object has changed: it goes into the next commit."""
@@ -373,14 +374,17 @@ class Engine:
             if obj.is_absent:
                 obj.row_id = 0
         for pool in self.dirty_pools:
-            if not pool.is_removed:
+            if pool.id in self.pools:
                 batch.pools.append((pool.id, pool.name, pool.snap_seq, pool.used, pool.objects))
         self.dirty_pools = set()
         self.families.put(batch)
         return Generation(batch, self.blocks.take(batch), self._committed(taken))
 
     def _committed(self, taken: list[StoredObject]) -> Callable[[], None]:
+        self._committing.append(taken)
+
         def on_durable() -> None:
+            self._committing.remove(taken)
             for obj in taken:
                 obj.committing -= 1
             if len(self._objects) > OBJECTS_KEPT:  # they could not be forgotten before

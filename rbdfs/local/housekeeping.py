@@ -14,7 +14,7 @@ from rbdfs.errors import Exists, NotFound, RbdfsError
 from rbdfs.local import snapshots
 from rbdfs.local.engine import Client, Engine
 from rbdfs.local.objects import State, load_key
-from rbdfs.local.pools import Pool
+from rbdfs.local.pools import REMOVED, Pool
 from rbdfs.rados.ops import PoolId, SnapId
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ class Housekeeping:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._trim)
             nursery.start_soon(self._expire_watches)
+            for pool in [pool for pool in self._engine.pools.values() if pool.is_removed]:
+                nursery.start_soon(self._finish_removal, pool)
 
     # Pools.
 
@@ -62,8 +64,20 @@ class Housekeeping:
         if pool is None:
             raise NotFound(f"pool {name}: no such pool")
         pool.is_removed = True
+        pool.name = f"{REMOVED}{pool.id} {pool.name}"  # so that a crash does not leave half a pool
+        engine.dirty_pools.add(pool)
         engine.watches.lose_pool(pool.id)
         await engine.journal.flush()
+        await self._clear_pool(pool)
+
+    async def _finish_removal(self, pool: Pool) -> None:
+        try:
+            await self._clear_pool(pool)
+        except RbdfsError as err:  # the next opening tries again
+            log.error("removing a pool: %s", err)
+
+    async def _clear_pool(self, pool: Pool) -> None:
+        engine = self._engine
         after = 0
         while rows := engine.database.rows(
             "SELECT id FROM object WHERE pool = ? AND id > ? ORDER BY id LIMIT ?", (pool.id, after, _PAGE)

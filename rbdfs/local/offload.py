@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import trio
 
-_THREADS = 8
+_THREADS = 16  # as deep as a queue usually gets
 
 Work = Callable[[], None]
 

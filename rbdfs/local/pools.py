@@ -8,6 +8,8 @@ from rbdfs.local.database import Database
 from rbdfs.local.omap import decode_key, encode_key
 from rbdfs.rados.ops import PoolId
 
+REMOVED = "\0"  # the name of a pool whose removal is under way begins so
+
 
 @dataclass(slots=True, eq=False)
 class Pool:

@@ -4,6 +4,7 @@ A client greets (`hello`), then asks: a method, a number, arguments. Back come r
 its watches, and at the end `goodbye`: what it has no answer to by then was not applied, and it asks the next owner.
 """
 
+import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,8 @@ from rbdfs.rados.ops import PoolId, Reply, SnapId
 log = logging.getLogger(__name__)
 
 _BACKLOG = 64
+_NOT_YET = {errno.EAGAIN, errno.ECONNABORTED}
+_RETRY = 0.5  # seconds; out of descriptors, for instance
 _FAREWELL = 2.0  # seconds for a client to take what is left for it
 
 
@@ -54,7 +57,10 @@ class Server:
                     await trio.lowlevel.wait_readable(self._listener)
                     try:
                         connected, _ = self._listener.accept()
-                    except (BlockingIOError, ConnectionError):
+                    except OSError as err:
+                        if err.errno not in _NOT_YET:
+                            log.warning("no other process can attach for now: %s", err)
+                            await trio.sleep(_RETRY)
                         continue
                     nursery.start_soon(self._serve, Link(connected))
 

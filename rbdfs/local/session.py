@@ -49,6 +49,14 @@ class Session:
     async def list_page(self, place: Place, after: str, limit: int) -> tuple[list[str], bool]:
         """Names of heads behind `after`, in byte order, and whether to ask for more."""
         self._pool(place.pool)
+        names: set[bytes] = set()
+        more = True
+        while more and not names:  # a page of objects that have only clones is none
+            names, more, after = self._look_at_page(place, after, limit)
+        return [decode_key(name) for name in sorted(names)], more
+
+    def _look_at_page(self, place: Place, after: str, limit: int) -> tuple[set[bytes], bool, str]:
+        """The heads among the next objects, whether there are more of these, and where they begin."""
         start = encode_key(after)
         rows = self._engine.database.rows(
             "SELECT name, size IS NOT NULL FROM object WHERE pool = ? AND namespace = ? AND name > ?"
@@ -63,10 +71,7 @@ class Session:
                 name = encode_key(obj.key.name)
                 if name > start and (end is None or name <= end):
                     (names.discard if obj.head is None else names.add)(name)
-        found = sorted(names)
-        if more and not found:  # a page of objects that have only clones
-            return await self.list_page(place, decode_key(rows[-1][0]), limit)
-        return [decode_key(name) for name in found], more
+        return names, more, decode_key(rows[-1][0]) if more else ""
 
     async def create_snap_id(self, pool: PoolId) -> SnapId:
         """A new snap id."""

@@ -22,7 +22,7 @@ from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, Blocks
 from rbdfs.local.database import Database
 from rbdfs.local.engine import Engine
 from rbdfs.local.media import Media
-from rbdfs.local.pools import Pool
+from rbdfs.local.pools import REMOVED, Pool
 from rbdfs.local.reserve import NAME as RESERVE, Reserve
 from rbdfs.rados.ops import PoolId
 
@@ -32,6 +32,7 @@ METADATA = "metadata.db"
 DATA = "data"
 LOCK = "lock"
 SOCKET = "socket"
+_FRESH = METADATA + ".new"
 _MAGIC = b"rbdfs data file\n"
 
 
@@ -52,17 +53,20 @@ def make_directory(path: Path) -> None:
     """Make the directory of a store, unless it is there; only its owner may look inside."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not is_store(path) and (
-            strange := sorted({entry.name for entry in path.iterdir()} - {LOCK, DATA, SOCKET, RESERVE})
-        ):
-            raise InvalidArgument(f"{path}: not a store of rbdfs, and not empty: it has {strange[0]}")
+        if is_store(path):
+            return
+        # What a creation that was cut short has left is no obstacle.
+        ours = (LOCK, DATA, SOCKET, RESERVE)
+        strange = [each.name for each in path.iterdir() if each.name not in ours and not each.name.startswith(_FRESH)]
+        if strange:
+            raise InvalidArgument(f"{path}: not a store of rbdfs, and not empty: it has {min(strange)}")
     except OSError as err:
         raise from_os_error(path, err) from err
 
 
 def create_store(path: Path) -> None:
     """Make an empty store in a directory whose lock is held; the metadata comes last and says that all is there."""
-    fresh = path / (METADATA + ".new")
+    fresh = path / _FRESH
     try:
         for leftover in path.glob(fresh.name + "*"):
             leftover.unlink()
@@ -156,7 +160,8 @@ def _load_pools(engine: Engine) -> None:
     for number, name, snap_seq, used, count in engine.database.rows(
         "SELECT id, name, snap_seq, used, objects FROM pool"
     ):
-        engine.pools[number] = Pool(PoolId(number), name, snap_seq, used, count)
+        engine.pools[number] = pool = Pool(PoolId(number), name, snap_seq, used, count)
+        pool.is_removed = name.startswith(REMOVED)
     for number, snap in engine.database.rows("SELECT pool, snap FROM removed_snap"):
         if number in engine.pools:
             engine.pools[number].removed_snaps.add(snap)
