@@ -42,8 +42,8 @@ async def serve(
     """Mount a pool, call `on_ready` once its files can be used, and serve until unmounted or told to stop.
 
     The first SIGTERM, SIGINT or SIGHUP detaches the mount, and files that are open work until they are closed; a
-    second one ends at once. What was written is flushed before this returns; afterwards these signals are ignored, as all
-    that is left to do is to close the store.
+    second one ends at once. What was written is flushed before this returns; afterwards these signals are ignored,
+    since all that is left is to close the store.
     """
     # A signal that comes late must not end the process while it closes the store: trio puts back what it found here.
     for number in _SIGNALS:
