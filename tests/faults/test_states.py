@@ -14,7 +14,7 @@ from rbdfs.ceph.pool import PoolFlag
 from rbdfs.errors import NotFound, NotSupported
 from rbdfs.rados import calls
 from rbdfs.rados.api import Outcome
-from rbdfs.rados.ops import Reply, Write, WriteOp
+from rbdfs.rados.ops import Reply, Write, WriteFull, WriteOp
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -36,7 +36,7 @@ async def write_and_read_all(ioctx: CephIoCtx, data: bytes) -> None:
     """Write every object and read it back; an op that went to the wrong OSD would never end."""
     with trio.fail_after(60):
         for name in OBJECTS:
-            await calls.write(ioctx, name, 0, data)
+            await ioctx.operate(name, WriteOp([WriteFull(data)]))
         for name in OBJECTS:
             assert bytes(await calls.read(ioctx, name, 0, 0)) == data
 
