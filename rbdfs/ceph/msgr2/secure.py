@@ -11,8 +11,9 @@ those before padding. The connection secret comes out of the authentication (doc
 
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -36,7 +37,6 @@ from rbdfs.wire import Buffer
 SECRET_SIZE = 64
 
 _NONCE = struct.Struct("<IQ")
-_COUNTER_MASK = (1 << 64) - 1
 _TAG = 16  # bytes that authenticate a block
 _INLINE = 48  # bytes of the control segment in block A
 _BLOCK_A = PREAMBLE_SIZE + _INLINE
@@ -54,18 +54,10 @@ def _padded(length: int) -> int:
     return length + -length % 16
 
 
-class _Nonce:
+def _nonces(first: bytes) -> Iterator[bytes]:
     """The nonces of one direction, in sequence."""
-
-    __slots__ = ("_counter", "_fixed")
-
-    def __init__(self, first: bytes) -> None:
-        self._fixed, self._counter = _NONCE.unpack(first)
-
-    def next(self) -> bytes:
-        nonce = _NONCE.pack(self._fixed, self._counter)
-        self._counter = (self._counter + 1) & _COUNTER_MASK
-        return nonce
+    fixed, counter = _NONCE.unpack(first)
+    return map(partial(_NONCE.pack, fixed), itertools.chain(range(counter, 1 << 64), itertools.count()))
 
 
 @dataclass(slots=True)
@@ -91,7 +83,7 @@ class SecureFrames:
         self._buffers = buffers
         self._aes = algorithms.AES(secret[:16])
         self._cipher = AESGCM(secret[:16])
-        receive, transmit = _Nonce(secret[16:28]), _Nonce(secret[28:40])
+        receive, transmit = _nonces(secret[16:28]), _nonces(secret[28:40])
         self._receive, self._transmit = (transmit, receive) if as_server else (receive, transmit)
         self._head: tuple[_Shape, bytes] | None = None  # block A of the frame being received
         self._preambles: dict[tuple[int, int], bytes] = {}  # those of our messages, by front and data length
@@ -175,18 +167,18 @@ class SecureFrames:
         return shape
 
     def _encrypt(self, plain: bytes) -> bytes:
-        return self._cipher.encrypt(self._transmit.next(), plain, None)
+        return self._cipher.encrypt(next(self._transmit), plain, None)
 
     def _decrypt(self, block: memoryview) -> bytes:
         try:
-            return self._cipher.decrypt(self._receive.next(), block, None)
+            return self._cipher.decrypt(next(self._receive), block, None)
         except InvalidTag as err:
             raise WireError("frame that does not decrypt") from err
 
     def _encrypt_parts(self, parts: Sequence[Buffer]) -> memoryview:
         """The same without joining the parts first."""
         window = self._buffers.take(sum(map(len, parts)) + _TAG)
-        encryptor = Cipher(self._aes, modes.GCM(self._transmit.next())).encryptor()
+        encryptor = Cipher(self._aes, modes.GCM(next(self._transmit))).encryptor()
         position = 0
         for part in parts:
             position += encryptor.update_into(part, window[position:])
@@ -196,7 +188,7 @@ class SecureFrames:
 
     def _decrypt_large(self, block: memoryview) -> memoryview:
         window = self._buffers.take(len(block))
-        decryptor = Cipher(self._aes, modes.GCM(self._receive.next(), bytes(block[-_TAG:]))).decryptor()
+        decryptor = Cipher(self._aes, modes.GCM(next(self._receive), bytes(block[-_TAG:]))).decryptor()
         length = decryptor.update_into(block[:-_TAG], window)
         try:
             decryptor.finalize()

@@ -107,6 +107,14 @@ def test_secure_frame_cannot_be_repeated() -> None:
         receiver.decode(wire, half, len(wire))
 
 
+def test_counter_of_nonces_begins_again_at_its_end() -> None:
+    secret = SECRET[:20] + b"\xff" * 8 + SECRET[28:]
+    sender, receiver = SecureFrames(secret, BufferPool(), as_server=True), SecureFrames(secret, BufferPool())
+    for number in range(4):
+        wire = memoryview(sender.encode(Tag.ACK, bytes([number])))
+        assert plain(receiver.decode(wire, 0, len(wire)))[1] == [bytes([number])]
+
+
 def test_secure_frame_shows_nothing_of_its_content() -> None:
     sender, _ = secure_pair()
     assert b"secret" not in b"".join(sender.encode_message(HEADER, b"secret front", [b"secret data" * 2000]))
