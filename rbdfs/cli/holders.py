@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _AT_MOST = 5
@@ -14,6 +15,30 @@ def describe_holders(mountpoint: Path) -> str:
         return ""
     more = f" and {len(found) - _AT_MOST} more" if len(found) > _AT_MOST else ""
     return ", ".join(found[:_AT_MOST]) + more
+
+
+def describe_namespace_with(device: str) -> str:
+    """A process of another mount namespace that has its own copy of this mount (`major:minor`); "" where none is."""
+    own = Path("/proc/self/ns/mnt").readlink()
+    seen = {own}
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            namespace = (process / "ns/mnt").readlink()
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            mounts = (process / "mountinfo").read_text(errors="replace").splitlines()
+            if any(line.split(" ", 3)[2] == device for line in mounts):
+                return _describe(process)
+        except OSError:  # another user's, or gone
+            continue
+    return ""
+
+
+def _describe(process: Path) -> str:
+    return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
 
 
 def _is_inside(path: str, mountpoint: Path) -> bool:
@@ -33,11 +58,8 @@ def _loop_devices(mountpoint: Path) -> Iterator[str]:
 def _processes(mountpoint: Path) -> Iterator[str]:
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and any(_is_inside(link, mountpoint) for link in _links(process)):
-            try:
-                command = (process / "comm").read_text().strip()
-            except OSError:  # gone meanwhile
-                continue
-            yield f"{command} (pid {process.name})"
+            with suppress(OSError):  # gone meanwhile
+                yield _describe(process)
 
 
 def _links(process: Path) -> Iterator[str]:

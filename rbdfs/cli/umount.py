@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from rbdfs.cli.access import say
-from rbdfs.cli.holders import describe_holders
+from rbdfs.cli.holders import describe_holders, describe_namespace_with
 from rbdfs.cli.options import Arguments, Declare, Parser
 from rbdfs.errors import Busy, InvalidArgument, RbdfsError, StoreFailure
 from rbdfs.fuse import mounting, state
 
-_PATIENCE = 5.0  # seconds before it says what it waits for
+_USUAL_SECONDS = 2.0  # until a daemon has left; after that, it is worth a look why it has not
 _NUDGE = 0.5  # seconds before a daemon that still serves is told to leave: a copy of the mount may be left elsewhere
 
 
@@ -42,7 +42,7 @@ def umount(arguments: Arguments) -> None:
     elif status is None or not status.is_alive:
         raise InvalidArgument(f"{mountpoint}: not mounted")
     if status is not None and status.is_alive:
-        _wait_for_end(status.pid, mountpoint)
+        _wait_for_end(status.pid, mountpoint, mounted.device if mounted else None)
         error = _take_last_words(mountpoint, status.pid)
         if error:
             raise StoreFailure(f"{mountpoint}: the daemon ended with an error: {error}")
@@ -70,7 +70,7 @@ def _take_last_words(mountpoint: Path, pid: int) -> str:
     return words if who == str(pid) else ""
 
 
-def _wait_for_end(pid: int, mountpoint: Path) -> None:
+def _wait_for_end(pid: int, mountpoint: Path, device: str | None) -> None:
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -78,12 +78,15 @@ def _wait_for_end(pid: int, mountpoint: Path) -> None:
     try:
         poll = select.poll()
         poll.register(process, select.POLLIN)
-        if not poll.poll(_NUDGE * 1000):
-            # A container made meanwhile has its own copy of every mount: nobody here can undo that one.
+        if poll.poll(_USUAL_SECONDS * 1000):
+            return
+        keeper = device and describe_namespace_with(device)
+        if keeper:
+            # The mount lives on in that namespace, so the daemon cannot know that it is wanted no more.
+            say(f"{mountpoint}: still mounted in the mount namespace of {keeper}; detaching it there, too")
             signal.pidfd_send_signal(process, signal.SIGTERM)
-        if not poll.poll(_PATIENCE * 1000):
-            if sys.stderr.isatty():
-                say(f"{mountpoint}: waiting until the daemon (pid {pid}) has flushed everything")
-            poll.poll()
+        elif sys.stderr.isatty():
+            say(f"{mountpoint}: waiting until the daemon (pid {pid}) has flushed everything")
+        poll.poll()
     finally:
         os.close(process)

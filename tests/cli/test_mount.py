@@ -142,6 +142,22 @@ def test_umount_in_use_names_who_uses_it(shell: Shell) -> None:
     shell("umount", shell.mountpoint)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a mount namespace")
+def test_umount_ends_the_daemon_where_another_mount_namespace_has_a_copy(shell: Shell) -> None:
+    shell.mount()
+    (shell.mountpoint / "vm").write_bytes(b"kept")
+    pid = shell.daemon()
+    unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(unshare, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert f"sleep (pid {other.pid})" in shell("umount", shell.mountpoint)
+        assert not is_running(pid)
+        other.kill()
+    shell.mount()
+    assert (shell.mountpoint / "vm").read_bytes() == b"kept"
+
+
 def test_umount_of_what_is_not_mounted_is_an_error(shell: Shell) -> None:
     assert "not mounted" in shell("umount", shell.mountpoint, code=22)
 
