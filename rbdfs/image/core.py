@@ -79,7 +79,9 @@ class ImageCore:
         self.is_read_only = read_only
         self.is_removed = False
         self.lock: ExclusiveLock | None = None
-        self._refresh_wanted = False
+        self._news = 0  # how often we were told that the header has changed
+        self._known = 0  # that number when the header was read that we believe
+        self._looked = 0  # that number when we last looked for everything that may have changed
         self._is_refreshing = False
         self._own_updates = 0  # header updates that we announced and have not heard yet
         self._is_unannounced = False  # a change that `announce_soon` has still to tell
@@ -126,15 +128,14 @@ class ImageCore:
 
     async def refresh_locked(self) -> None:
         """The same for who holds `header_lock`."""
-        self._refresh_wanted = False
+        news = self._news
         try:
-            self._apply(await read_header(self.ioctx, self.image_id))
+            header = await read_header(self.ioctx, self.image_id)
         except NotFound:
             self._gone()
             raise
-        except BaseException:
-            self._refresh_wanted = True
-            raise
+        self._known = news
+        self._apply(header)
 
     def _apply(self, header: Header) -> ImageChange:
         old, self.header = self.header, header
@@ -233,8 +234,10 @@ class ImageCore:
                 raise self._failure
             if self.is_read_only:
                 raise ReadOnly(f"{self.what}: {self.why_read_only()}")
-            if self._refresh_wanted:
-                await self.refresh()
+            if self._known != self._news:
+                async with self.header_lock:
+                    if self._known != self._news:
+                        await self.refresh_locked()
             elif self.lock is not None and not self.lock.is_owner:
                 await self.lock.acquire()
             else:
@@ -337,14 +340,14 @@ class ImageCore:
         self._refresh_soon()
 
     def _refresh_soon(self) -> None:
-        self._refresh_wanted = True
+        self._news += 1
         if not self._is_refreshing:
             self._is_refreshing = True
             self.nursery.start_soon(self._refresh_after_news)
 
     async def _refresh_after_news(self) -> None:
         try:
-            while self._refresh_wanted:
+            while self._looked != self._news:
                 await self._look_again()
         except NotFound:
             pass  # subscribers have been told
@@ -355,26 +358,20 @@ class ImageCore:
 
     async def _look_again(self) -> None:
         async with self.header_lock:
-            self._refresh_wanted = False
+            news = self._looked = self._news
             try:
                 header = await read_header(self.ioctx, self.image_id)
                 name = await ask(self.ioctx, DIRECTORY, get_image_name(self.image_id))
-            except NotFound:
-                await self._see_whether_gone()
+            except NotFound:  # in the trash, or being removed, an image has no name; else it is gone
+                await self.refresh_locked()
                 return
-            except BaseException:
-                self._refresh_wanted = True
-                raise
+            self._known = news
             change = self._apply(header)
             if self.name and name != self.name:
                 self.name = name
                 self.changed(ImageChange.NAME)
             elif not change:
                 self.changed(ImageChange.CONTENT | ImageChange.METADATA)  # perhaps rolled back
-
-    async def _see_whether_gone(self) -> None:
-        """Without an entry in the directory, an image in the trash, or one being removed, is still an image."""
-        await self.refresh_locked()
 
     async def _release_for_peer(self) -> None:
         with suppress(RbdfsError):  # the store does not answer: the peer will break the lock, when it may
@@ -391,8 +388,9 @@ class ImageCore:
         if isinstance(error, NotFound):
             self._gone()
             return
-        self._refresh_wanted = True
+        self._news += 1
         self._own_updates = 0
+        self.path.shut()
         if self.lock is not None:
             self.lock.peer_moved()
             await self.lock.rewatched()

@@ -2,13 +2,16 @@
 
 import pytest
 import trio
+import trio.testing
 from image.conftest import MIB, Pools
+from image.faulty import FaultyIoCtx
 
 from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, NotSupported, RbdfsError
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature
 from rbdfs.image.image import Image, ImageChange, open_image
 from rbdfs.rados.api import IoCtx
+from rbdfs.rados.ops import ReadOp
 
 
 async def content(ioctx: IoCtx, snap_name: str, offset: int, length: int) -> bytes:
@@ -169,3 +172,22 @@ async def test_failed_snapshot_lets_writes_go_on(pools: Pools) -> None:
                 await snapshots.create(image, "s")
             await image.write(0, b"on")
             assert await image.read(0, 2) == b"on"
+
+
+async def test_write_waits_for_the_header_that_a_peer_changed(pools: Pools) -> None:
+    """Without an exclusive lock, nothing but the news of a snapshot tells a writer of its snap context."""
+    async with pools.client() as inner, trio.open_nursery() as nursery:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(inner, "vm", MIB, features=Feature.LAYERING)
+        async with open_image(ioctx, "vm") as image, open_image(inner, "vm") as peer:
+            await image.write(0, b"first.")
+            ioctx.holds = lambda name, op: name == image.header_name and isinstance(op, ReadOp)
+            nursery.start_soon(snapshots.create, peer, "s")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            nursery.start_soon(image.write, 0, b"second")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert await image.read(0, 6) == b"first."
+            ioctx.release()
+            await image.flush()
+            assert await image.read(0, 6) == b"second"
+        assert await content(inner, "s", 0, 6) == b"first."
