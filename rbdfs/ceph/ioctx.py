@@ -46,14 +46,19 @@ class CephIoCtx:
                 on_complete(err)
                 return
             if len(self._targets) >= _MAX_TARGETS:
-                for old in list(self._targets)[: _MAX_TARGETS // 2]:
-                    del self._targets[old]
+                self._forget_targets()
             self._targets[name] = target
         self._objecter.submit(target, op, on_complete)
 
     def _make_target(self, name: str) -> ObjectTarget:
         raw_hash = locate(self.cluster.osdmap, self.pool_id, name, "", self.namespace).raw_hash
         return ObjectTarget(self.pool_id, self.namespace, name, raw_hash)
+
+    def _forget_targets(self) -> None:
+        """Forget the older half, but those with writes under way: reads must know of them, not to overtake them."""
+        for name, target in list(self._targets.items())[: _MAX_TARGETS // 2]:
+            if not target.writes:
+                del self._targets[name]
 
     async def operate(self, name: str, op: ReadOp | WriteOp) -> Reply:
         """Do one op on one object, and wait; raises the op's error."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from rbdfs.ceph.messages import NotifyResult, WatchNotify, WatchOpcode
+from rbdfs.ceph.op_message import OpFlag
 from rbdfs.ceph.osd_ops import WatchStep, encode_notify, encode_notify_ack, encode_watch
 from rbdfs.ceph.pending import ObjectTarget, PendingOp
 from rbdfs.ceph.placement import Placement
@@ -156,10 +157,12 @@ class CephWatch:
 
     # Its ops.
 
-    def _submit(self, what: WatchStep, on_complete: OnComplete) -> PendingOp:
+    def _submit(self, what: WatchStep, on_complete: OnComplete) -> None:
+        """Do a step on the watch. None takes room, so a full pool is no obstacle; and to an OSD a ping is a read."""
         encoded = encode_watch(what, self._cookie, self._generation, self._seconds)
-        op = self._op = self._objecter.submit_encoded(self.target, encoded, on_complete, is_write=True)
-        return op
+        self._op = self._objecter.submit_encoded(
+            self.target, encoded, on_complete, is_write=what != WatchStep.PING, flags=OpFlag.FULL_TRY
+        )
 
     def _abandon(self) -> None:
         if self._op is not None:

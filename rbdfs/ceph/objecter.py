@@ -139,7 +139,7 @@ class Objecter:
         is_write: bool = False,
         flags: int = 0,
     ) -> PendingOp:
-        """Do an op that is no step of the contract: of a watch, a notify, a listing."""
+        """Do an op that is no step of the contract: of a watch, a notify, a listing; no held op holds it back."""
         self._last_tid += 1
         op = make_encoded_op(self._last_tid, target, encoded, on_complete, is_write=is_write, flags=flags)
         self._start(op)
@@ -213,8 +213,13 @@ class Objecter:
         self._held_objects[op.target.name_part] += 1
 
     def _must_wait(self, op: PendingOp) -> bool:
-        """Whether flags forbid to send it now, or an earlier op on the same object waits."""
-        return op.target.name_part in self._held_objects or (self._is_restricted and self._is_paused(op))
+        """Whether flags forbid to send it now, or an earlier write to the same object waits.
+
+        Reads do overtake writes that wait for room, as with librados: else a full pool could not even be looked at.
+        """
+        if self._is_restricted and self._is_paused(op):
+            return True
+        return op.is_write and op.is_ordered and op.target.name_part in self._held_objects
 
     def _is_paused(self, op: PendingOp) -> bool:
         assert self.osdmap is not None

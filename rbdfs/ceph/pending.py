@@ -88,6 +88,7 @@ class PendingOp:
         "decoders",
         "flags",
         "is_abandoned",
+        "is_ordered",
         "mtime",
         "on_complete",
         "on_gone",
@@ -121,6 +122,7 @@ class PendingOp:
         self.tail = tail
         self.decoders = decoders
         self.on_complete = on_complete
+        self.is_ordered = True  # does not overtake a held write to its object
         self.deadline = 0.0  # 0: none
         # Where it stands.
         self.is_abandoned = False  # nobody waits for it any more, so it is not sent again
@@ -227,7 +229,9 @@ def make_encoded_op(
         flags, mtime, tail = flags | _WRITE_FLAGS, _now(), op_message.write_tail(NO_SNAPS)
     else:
         flags, mtime, tail = flags | _READ_FLAGS, op_message.NO_MTIME, op_message.read_tail(HEAD)
-    return PendingOp(tid, target, flags, mtime, ops, data, tail, decoders, on_complete)
+    op = PendingOp(tid, target, flags, mtime, ops, data, tail, decoders, on_complete)
+    op.is_ordered = False
+    return op
 
 
 def _now() -> bytes:

@@ -280,7 +280,7 @@ class Peers:
     def move(self, osd: int, nonce: int) -> tuple[AddrVec, ...]:
         """The addresses when an OSD has started anew."""
         return tuple(
-            AddrVec([_address(one).with_nonce(nonce) if one == osd else _address(one)]) for one in range(self.osds)
+            AddrVec([replace(_address(one), nonce=nonce) if one == osd else _address(one)]) for one in range(self.osds)
         )
 
     def connection(self, osd: int) -> PeerConnection:

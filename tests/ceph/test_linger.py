@@ -10,8 +10,10 @@ from ceph.osd_peer import Peers, ReceivedOp
 from rbdfs.ceph.linger import CephWatch, Notification
 from rbdfs.ceph.messages import WatchOpcode
 from rbdfs.ceph.osd_ops import OpCode, WatchStep
+from rbdfs.ceph.pool import PoolFlag
 from rbdfs.errors import Blocklisted, NotConnected, NotFound
 from rbdfs.rados.api import NotifyEvent, NotifyReply, WatchEvent, WatchLost
+from rbdfs.rados.ops import Write, WriteOp
 
 _WATCH = Struct("<QQBII")  # cookie, version, what, generation, timeout
 
@@ -181,6 +183,22 @@ async def test_a_fenced_client_loses_its_watches() -> None:
         [event] = watching.events
         assert isinstance(event, WatchLost)
         assert isinstance(event.error, Blocklisted)
+
+
+async def test_a_full_pool_is_no_reason_to_lose_a_watch(autojump_clock: object) -> None:
+    cluster = Peers()
+    async with cluster.objecter():
+        watching = await Watching(cluster).start()
+        cluster.take_map(pool_flags=PoolFlag.HASHPSPOOL | PoolFlag.FULL)
+        write = WriteOp([Write(0, b"x")])
+        cluster.client.submit(cluster.target("header"), write, lambda _: None)  # waits, and holds nothing else
+        await trio.sleep(6)
+        assert await answer_all(cluster) == [(WatchStep.PING, 0)]
+        cluster.cut(0)
+        assert await answer_all(cluster) == [(WatchStep.RECONNECT, 1)]
+        watching.watch.acknowledge(11)
+        await cluster.settle()
+        assert [op.codes for op in cluster.ops] == [[OpCode.NOTIFY_ACK]]
 
 
 class TestNotify:

@@ -10,6 +10,7 @@ from ceph.osd_peer import FSID, MY_ADDR, POOL, Peers
 from rbdfs.ceph.hobject import HObject
 from rbdfs.ceph.messages import OSDMapMessage, SpgId
 from rbdfs.ceph.op_message import OpFlag
+from rbdfs.ceph.osd_ops import OpCode
 from rbdfs.ceph.osdmap import MapFlag
 from rbdfs.ceph.pool import PoolFlag
 from rbdfs.errors import Blocklisted, NotFound, RbdfsError, StoreFailure, TimedOut, WireError
@@ -321,19 +322,20 @@ class TestFlags:
             await cluster.settle()
             assert [attempt for *_, attempt in cluster.log] == [0, 1]
 
-    async def test_what_comes_after_a_held_op_on_its_object_waits_with_it(self) -> None:
+    async def test_writes_do_not_overtake_a_held_write_to_their_object_and_reads_do(self) -> None:
         cluster = Peers()
         client = Client(cluster)
         async with cluster.objecter():
-            cluster.take_map(flags=MapFlag.PAUSEWR)
+            cluster.take_map(pool_flags=PoolFlag.HASHPSPOOL | PoolFlag.FULL)
             client.submit("write", WRITE, "a")
+            client.submit("remove", WriteOp([Remove()], full_try=True), "a")
             client.submit("read", ReadOp([Stat()]), "a")
             client.submit("other", READ)
             await cluster.settle()
-            assert [op.name for op in cluster.ops] == ["other"]
-            cluster.take_map(flags=MapFlag(0))
+            assert [(op.name, op.codes) for op in cluster.ops] == [("a", [OpCode.STAT]), ("other", [OpCode.READ])]
+            cluster.take_map(pool_flags=PoolFlag.HASHPSPOOL)
             await cluster.settle()
-            assert [bool(op.flags & OpFlag.WRITE) for op in cluster.ops] == [False, True, False]
+            assert [op.codes for op in cluster.ops][2:] == [[OpCode.WRITE], [OpCode.DELETE]]
 
     async def test_a_pool_that_is_marked_to_fail_fails_every_op(self) -> None:
         cluster = Peers()
