@@ -50,8 +50,8 @@ class Linger(Protocol):
     def restart(self) -> None:
         """Set it up anew: the OSD has forgotten it, or another one is in charge."""
 
-    def fail(self, error: RbdfsError) -> None:
-        """End it with an error."""
+    def fail(self, error: RbdfsError, *, is_closing: bool = False) -> None:
+        """End it with an error; where the cluster `is_closing`, that is news only to who waits in a call."""
 
     def on_event(self, event: WatchNotify, data: Buffer) -> None:
         """Take a message that bears its cookie."""
@@ -131,13 +131,14 @@ class CephWatch:
             self._submit(WatchStep.WATCH, self._on_answer)
         self.placement = self.target.placement
 
-    def fail(self, error: RbdfsError) -> None:
+    def fail(self, error: RbdfsError, *, is_closing: bool = False) -> None:
         """The watch is gone."""
         if self._is_over:
             return
         self._end()
         if self._settled.is_set():
-            self._tell(WatchLost(error))
+            if not is_closing:
+                self._tell(WatchLost(error))
         else:
             self._error = error
             self._settled.set()
@@ -220,7 +221,7 @@ class Notification:
         self._op = self._objecter.submit_encoded(self.target, self._step, self._on_sent)
         self.placement = self.target.placement
 
-    def fail(self, error: RbdfsError) -> None:
+    def fail(self, error: RbdfsError, *, is_closing: bool = False) -> None:
         """End it with an error."""
         self._finish(error)
 

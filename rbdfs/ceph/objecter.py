@@ -116,7 +116,7 @@ class Objecter:
                 task_status.started()
                 await trio.sleep_forever()
         finally:
-            self._fail_all(StoreFailure("the connection to the cluster is closed"))
+            self._fail_all(StoreFailure("the connection to the cluster is closed"), is_closing=True)
 
     # Submitting.
 
@@ -283,7 +283,7 @@ class Objecter:
         log.error("client %s is on the cluster's blocklist", self.my_addr)
         self._fail_all(Blocklisted(f"client {self.my_addr} is on the cluster's blocklist"))
 
-    def _fail_all(self, verdict: RbdfsError) -> None:
+    def _fail_all(self, verdict: RbdfsError, *, is_closing: bool = False) -> None:
         """Nothing that is pending will be done any more, and nothing that comes."""
         self._verdict = self._verdict or verdict
         ops = sorted(self._all_ops(), key=_tid)
@@ -292,7 +292,7 @@ class Objecter:
         for op in ops:
             op.complete(_copy(self._verdict))
         for linger in list(self._lingers.values()):
-            linger.fail(_copy(self._verdict))
+            linger.fail(_copy(self._verdict), is_closing=is_closing)
 
     # Maps.
 

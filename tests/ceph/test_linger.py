@@ -201,6 +201,13 @@ async def test_a_full_pool_is_no_reason_to_lose_a_watch(autojump_clock: object) 
         assert [op.codes for op in cluster.ops] == [[OpCode.NOTIFY_ACK]]
 
 
+async def test_closing_the_cluster_is_no_event() -> None:
+    cluster = Peers()
+    async with cluster.objecter():
+        watching = await Watching(cluster).start()
+    assert not watching.events
+
+
 class TestNotify:
     """A notify and its answers."""
 
