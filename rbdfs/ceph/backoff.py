@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rbdfs.ceph.hobject import OrderKey
 from rbdfs.ceph.messages import BackoffCode, OSDBackoff
-from rbdfs.ceph.osdmap import PgId
+from rbdfs.ceph.pool import PgId
 from rbdfs.errors import ProtocolError
 
 

@@ -7,22 +7,20 @@ A map travels as two parts, one for clients and one for OSDs, and a checksum. Fr
 matters here. What later releases append to either part is passed over.
 """
 
-import ipaddress
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntFlag
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
-import crc32c
-
+from rbdfs.ceph import osdmap_parts as parts
 from rbdfs.ceph.crush.map import CrushMap
-from rbdfs.ceph.pool import Pool
-from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr, UTime
+from rbdfs.ceph.osdmap_parts import SnapIntervals
+from rbdfs.ceph.pool import PgId, Pool
+from rbdfs.ceph.types import AddrVec, EntityAddr
 from rbdfs.errors import ProtocolError, WireError
 from rbdfs.rados.ops import PoolId
-from rbdfs.wire import S32, S64, U32, U64, Buffer, Cursor, codec_of
+from rbdfs.wire import Buffer, Cursor
 
 IN = 0x10000  # weight and primary affinity of an OSD that takes all that falls on it
 
@@ -31,33 +29,9 @@ _CLIENT_VERSION = 10
 _CLIENT_INCREMENT_VERSION = 9
 _OSD_VERSION = 12
 _LUMINOUS = 12
-_PG = struct.Struct("<BQIi")
 
 K = TypeVar("K")
 V = TypeVar("V")
-SnapIntervals = dict[PoolId, tuple[tuple[int, int], ...]]  # (first snap id, how many)
-
-
-class PgId(NamedTuple):
-    """A placement group: pool and number within it."""
-
-    pool: int
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.pool}.{self.seed:x}"
-
-    def encode(self, out: bytearray) -> None:
-        """Append pg_t."""
-        out += _PG.pack(1, self.pool, self.seed, -1)
-
-    @classmethod
-    def decode(cls, cursor: Cursor) -> "PgId":
-        """Read pg_t."""
-        version, pool, seed, _ = cursor.unpack(_PG)
-        if version != 1:
-            raise WireError(f"pg_t of version {version}")
-        return cls(pool, seed)
 
 
 class MapFlag(IntFlag):
@@ -124,7 +98,7 @@ class OSDMap:
                 with cursor.envelope(_OSD_VERSION, "OSD part") as part:
                     osdmap._decode_osd_part(cursor, part)
                 if version >= 8:
-                    _check_crc(cursor)
+                    parts.check_crc(cursor)
         except WireError as err:
             raise WireError(f"OSD map: {err}") from err
         return osdmap
@@ -133,51 +107,51 @@ class OSDMap:
     def _decode_client_part(cls, cursor: Cursor, version: int) -> "OSDMap":
         fsid, epoch = UUID(bytes=bytes(cursor.take(16))), cursor.u32()
         cursor.skip(16)  # created, modified
-        pools, names = _decode_pools(cursor), _decode_names(cursor)
+        pools, names = parts.decode_pools(cursor), parts.decode_names(cursor)
         cursor.skip(4)  # pool_max
         osdmap = cls(fsid, epoch, MapFlag(cursor.u32()), pools, names, cursor.s32())
         osdmap.osd_states = tuple(cursor.u32() for _ in range(cursor.count())) if version >= 5 else tuple(cursor.blob())
-        osdmap.osd_weights = _decode_numbers(cursor)
+        osdmap.osd_weights = parts.decode_numbers(cursor)
         osdmap.osd_addresses = tuple(AddrVec.decode(cursor) for _ in range(cursor.count()))
         counts = len(osdmap.osd_states), len(osdmap.osd_weights), len(osdmap.osd_addresses)
         if any(count != osdmap.max_osd for count in counts):
             raise WireError(f"{counts} states, weights and addresses of {osdmap.max_osd} OSDs")
-        osdmap.pg_temp = _decode_pg_lists(cursor)
-        osdmap.primary_temp = _decode_pg_numbers(cursor)
-        affinities = _decode_numbers(cursor)
+        osdmap.pg_temp = parts.decode_pg_lists(cursor)
+        osdmap.primary_temp = parts.decode_pg_numbers(cursor)
+        affinities = parts.decode_numbers(cursor)
         osdmap.primary_affinity = {osd: value for osd, value in enumerate(affinities) if value != IN}
         osdmap.crush = CrushMap.from_bytes(cursor.take(cursor.u32()))
-        osdmap.erasure_code_profiles = _decode_profiles(cursor)
+        osdmap.erasure_code_profiles = parts.decode_profiles(cursor)
         if version >= 4:
-            osdmap.pg_upmap, osdmap.pg_upmap_items = _decode_pg_lists(cursor), _decode_pg_pairs(cursor)
+            osdmap.pg_upmap, osdmap.pg_upmap_items = parts.decode_pg_lists(cursor), parts.decode_pg_pairs(cursor)
         if version >= 6:
             cursor.skip(4)  # crush_version
         if version >= 7:
-            osdmap.new_removed_snaps, osdmap.new_purged_snaps = _decode_snaps(cursor), _decode_snaps(cursor)
+            osdmap.new_removed_snaps, osdmap.new_purged_snaps = parts.decode_snaps(cursor), parts.decode_snaps(cursor)
         if version >= 9:
             cursor.skip(16)  # last_up_change, last_in_change
         if version >= 10:
-            osdmap.pg_upmap_primaries = _decode_pg_numbers(cursor)
+            osdmap.pg_upmap_primaries = parts.decode_pg_numbers(cursor)
         return osdmap
 
     def _decode_osd_part(self, cursor: Cursor, version: int) -> None:
-        _skip_addresses(cursor)  # hb_back_addrs
+        parts.skip_addresses(cursor)  # hb_back_addrs
         cursor.skip(25 * cursor.count())  # osd_info
-        self.blocklist = frozenset(_decode_blocklist(cursor))
+        self.blocklist = frozenset(parts.decode_blocklist(cursor))
         if version < 11:
             return  # no ranges, and nothing else of interest
-        _skip_addresses(cursor)  # cluster_addrs
+        parts.skip_addresses(cursor)  # cluster_addrs
         cursor.skip(4)  # cluster_snapshot_epoch
         cursor.blob()  # cluster_snapshot
         cursor.skip(16 * cursor.count())  # osd_uuid
-        _skip_structures(cursor)  # osd_xinfo
-        _skip_addresses(cursor)  # hb_front_addrs
+        parts.skip_structures(cursor)  # osd_xinfo
+        parts.skip_addresses(cursor)  # hb_front_addrs
         cursor.skip(3 * 4 + 2)  # ratios, releases
-        _decode_snaps(cursor)  # removed_snaps_queue
+        parts.decode_snaps(cursor)  # removed_snaps_queue
         cursor.skip(8 * cursor.count())  # crush_node_flags
         cursor.skip(8 * cursor.count())  # device_class_flags
         cursor.skip(1 + 4 * 4)  # stretch mode
-        self.range_blocklist = frozenset(_decode_addresses_with_times(cursor))
+        self.range_blocklist = frozenset(parts.decode_addresses_with_times(cursor))
 
     def apply(self, increment: "Incremental") -> "OSDMap":
         """The next epoch's map; ProtocolError where the increment does not follow this map."""
@@ -277,10 +251,10 @@ class OSDMap:
     def is_blocklisted(self, address: EntityAddr) -> bool:
         """Whether a client with that address is fenced: itself, its whole host, or a range of hosts."""
         if self.blocklist:
-            fenced = blocklist_key(address)
+            fenced = parts.blocklist_key(address)
             if fenced in self.blocklist or replace(fenced, port=0, nonce=0) in self.blocklist:
                 return True
-        return any(_in_range(address, range_) for range_ in self.range_blocklist)
+        return any(parts.in_range(address, range_) for range_ in self.range_blocklist)
 
 
 @dataclass(slots=True)
@@ -329,7 +303,7 @@ class Incremental:
                 with cursor.envelope(_OSD_VERSION, "OSD part") as part:
                     inc._decode_osd_part(cursor, part)
                 if version >= 8:
-                    _check_crc(cursor)
+                    parts.check_crc(cursor)
         except WireError as err:
             raise WireError(f"OSD map increment: {err}") from err
         return inc
@@ -346,45 +320,48 @@ class Incremental:
         inc.crush = CrushMap.from_bytes(crush) if crush else None
         max_osd = cursor.s32()
         inc.new_max_osd = max_osd if max_osd >= 0 else None
-        inc.new_pools, inc.new_pool_names = _decode_pools(cursor), _decode_names(cursor)
+        inc.new_pools, inc.new_pool_names = parts.decode_pools(cursor), parts.decode_names(cursor)
         inc.old_pools = frozenset(PoolId(cursor.s64()) for _ in range(cursor.count()))
         inc.new_up = {cursor.s32(): AddrVec.decode(cursor) for _ in range(cursor.count())}
         if version >= 5:
-            inc.new_states = _decode_osd_numbers(cursor)
+            inc.new_states = parts.decode_osd_numbers(cursor)
         else:
             inc.new_states = {cursor.s32(): cursor.u8() for _ in range(cursor.count())}
-        inc.new_weights = _decode_osd_numbers(cursor)
-        inc.new_pg_temp, inc.new_primary_temp = _decode_pg_lists(cursor), _decode_pg_numbers(cursor)
+        inc.new_weights = parts.decode_osd_numbers(cursor)
+        inc.new_pg_temp, inc.new_primary_temp = parts.decode_pg_lists(cursor), parts.decode_pg_numbers(cursor)
         if version >= 2:
-            inc.new_affinities = _decode_osd_numbers(cursor)
+            inc.new_affinities = parts.decode_osd_numbers(cursor)
         if version >= 3:
-            inc.new_profiles = _decode_profiles(cursor)
+            inc.new_profiles = parts.decode_profiles(cursor)
             inc.old_profiles = frozenset(cursor.text() for _ in range(cursor.count()))
         if version >= 4:
-            inc.new_pg_upmap, inc.old_pg_upmap = _decode_pg_lists(cursor), _decode_pgs(cursor)
-            inc.new_pg_upmap_items, inc.old_pg_upmap_items = _decode_pg_pairs(cursor), _decode_pgs(cursor)
+            inc.new_pg_upmap, inc.old_pg_upmap = parts.decode_pg_lists(cursor), parts.decode_pgs(cursor)
+            inc.new_pg_upmap_items, inc.old_pg_upmap_items = parts.decode_pg_pairs(cursor), parts.decode_pgs(cursor)
         if version >= 6:
-            inc.new_removed_snaps, inc.new_purged_snaps = _decode_snaps(cursor), _decode_snaps(cursor)
+            inc.new_removed_snaps, inc.new_purged_snaps = parts.decode_snaps(cursor), parts.decode_snaps(cursor)
         if version >= 8:
             cursor.skip(16)  # new_last_up_change, new_last_in_change
         if version >= 9:
-            inc.new_pg_upmap_primaries, inc.old_pg_upmap_primaries = _decode_pg_numbers(cursor), _decode_pgs(cursor)
+            inc.new_pg_upmap_primaries, inc.old_pg_upmap_primaries = (
+                parts.decode_pg_numbers(cursor),
+                parts.decode_pgs(cursor),
+            )
         return inc
 
     def _decode_osd_part(self, cursor: Cursor, version: int) -> None:
-        _skip_addresses(cursor, has_key=True)  # new_hb_back_up
+        parts.skip_addresses(cursor, has_key=True)  # new_hb_back_up
         cursor.skip(8 * cursor.count())  # new_up_thru
         cursor.skip(12 * cursor.count())  # new_last_clean_interval
         cursor.skip(8 * cursor.count())  # new_lost
-        self.new_blocklist = frozenset(_decode_blocklist(cursor))
-        self.old_blocklist = frozenset(blocklist_key(EntityAddr.decode(cursor)) for _ in range(cursor.count()))
+        self.new_blocklist = frozenset(parts.decode_blocklist(cursor))
+        self.old_blocklist = frozenset(parts.blocklist_key(EntityAddr.decode(cursor)) for _ in range(cursor.count()))
         if version < 6:
             return  # before Luminous
-        _skip_addresses(cursor, has_key=True)  # new_up_cluster
+        parts.skip_addresses(cursor, has_key=True)  # new_up_cluster
         cursor.blob()  # cluster_snapshot
         cursor.skip(20 * cursor.count())  # new_uuid
-        _skip_structures(cursor, has_key=True)  # new_xinfo
-        _skip_addresses(cursor, has_key=True)  # new_hb_front_up
+        parts.skip_structures(cursor, has_key=True)  # new_xinfo
+        parts.skip_addresses(cursor, has_key=True)  # new_hb_front_up
         cursor.skip(8 + 3 * 4 + 1)  # encode_features, ratios, new_require_min_compat_client
         release = cursor.u8()
         self.new_require_osd_release = None if release == 0xFF else release
@@ -393,80 +370,11 @@ class Incremental:
         cursor.skip(8 * cursor.count())  # new_crush_node_flags
         cursor.skip(8 * cursor.count())  # new_device_class_flags
         cursor.skip(1 + 4 * 4 + 1)  # stretch mode
-        self.new_range_blocklist = frozenset(_decode_addresses_with_times(cursor))
+        self.new_range_blocklist = frozenset(parts.decode_addresses_with_times(cursor))
         self.old_range_blocklist = frozenset(EntityAddr.decode(cursor) for _ in range(cursor.count()))
 
 
-# Parts of both
-
-
-def _check_crc(cursor: Cursor) -> None:
-    """Compare the checksum at the cursor with that of all bytes but its own (Ceph inverts neither start nor end)."""
-    head = cursor.buffer[: cursor.offset]
-    expected = cursor.u32()
-    actual = crc32c.crc32c(cursor.buffer[cursor.offset : cursor.end], crc32c.crc32c(head)) ^ 0xFFFFFFFF
-    if actual != expected:
-        raise WireError(f"checksum is {actual:#x}, not {expected:#x}")
-
-
-_decode_numbers = codec_of(tuple[U32, ...])[1]
-_decode_osd_numbers = codec_of(dict[S32, U32])[1]
-_decode_pgs = codec_of(frozenset[PgId])[1]
-_decode_pg_lists = codec_of(dict[PgId, tuple[S32, ...]])[1]
-_decode_pg_numbers = codec_of(dict[PgId, S32])[1]
-_decode_pg_pairs = codec_of(dict[PgId, tuple[tuple[S32, S32], ...]])[1]
-_decode_profiles = codec_of(dict[str, dict[str, str]])[1]
-_decode_names = codec_of(dict[S64, str])[1]
-_decode_snaps = codec_of(dict[S64, tuple[tuple[U64, U64], ...]])[1]
-_decode_addresses_with_times = codec_of(dict[EntityAddr, UTime])[1]
-
-
-def _decode_pools(cursor: Cursor) -> dict[PoolId, Pool]:
-    return {PoolId(cursor.s64()): Pool.decode(cursor) for _ in range(cursor.count())}
-
-
-def _skip_address(cursor: Cursor, marker: int) -> None:
-    if marker == 0:
-        cursor.skip(3 + 4 + 128)
-    else:
-        cursor.skip(2)
-        cursor.skip(cursor.u32())
-
-
-def _skip_addresses(cursor: Cursor, *, has_key: bool = False) -> None:
-    """Pass over a vector of addresses, or a map from OSDs to addresses."""
-    for _ in range(cursor.count()):
-        if has_key:
-            cursor.skip(4)
-        marker = cursor.u8()
-        if marker == 2:
-            for _ in range(cursor.count()):
-                _skip_address(cursor, cursor.u8())
-        else:
-            _skip_address(cursor, marker)
-
-
-def _skip_structures(cursor: Cursor, *, has_key: bool = False) -> None:
-    for _ in range(cursor.count()):
-        cursor.skip(6 if has_key else 2)
-        cursor.skip(cursor.u32())
-
-
-def _decode_blocklist(cursor: Cursor) -> Iterable[EntityAddr]:
-    return map(blocklist_key, _decode_addresses_with_times(cursor))
-
-
-def blocklist_key(address: EntityAddr) -> EntityAddr:
-    """An address as blocklists are searched for it: whatever protocol it is for."""
-    return EntityAddr(AddrType.ANY, address.host, address.port, address.nonce)
-
-
-def _in_range(address: EntityAddr, range_: EntityAddr) -> bool:
-    if not address.host or not range_.host or address.is_ipv6 != range_.is_ipv6:
-        return False
-    one, other = ipaddress.ip_address(address.host), ipaddress.ip_address(range_.host)
-    shift = max(one.max_prefixlen - range_.nonce, 0)
-    return int(one) >> shift == int(other) >> shift
+# Helpers of apply
 
 
 def _merged(old: dict[K, V], new: Mapping[K, V], removed: Iterable[K] = ()) -> dict[K, V]:

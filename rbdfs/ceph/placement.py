@@ -22,8 +22,8 @@ from rbdfs.ceph.crush.hash import hash2
 from rbdfs.ceph.crush.map import ITEM_NONE
 from rbdfs.ceph.crush.rules import evaluate
 from rbdfs.ceph.hashing import hash_name, stable_mod
-from rbdfs.ceph.osdmap import IN, MapFlag, OSDMap, PgId
-from rbdfs.ceph.pool import Pool, PoolFlag
+from rbdfs.ceph.osdmap import IN, MapFlag, OSDMap
+from rbdfs.ceph.pool import PgId, Pool, PoolFlag
 from rbdfs.errors import NotFound
 from rbdfs.rados.ops import PoolId
 

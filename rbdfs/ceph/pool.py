@@ -1,14 +1,40 @@
-"""A pool as the OSD map describes it (pg_pool_t)."""
+"""A pool as the OSD map describes it (pg_pool_t), and the name of a placement group in it (pg_t)."""
 
+import struct
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import NamedTuple
 
 from rbdfs.ceph.hashing import RJENKINS
+from rbdfs.errors import WireError
 from rbdfs.wire import Buffer, Cursor
 
+_PG = struct.Struct("<BQIi")
 _TYPE_ERASURE = 3  # pg_pool_t::TYPE_ERASURE
 _KNOWN_VERSION = 32  # of which nonprimary_shards is left: see `EC_OPTIMIZATIONS`
 NO_MEMBER = 0x7FFFFFFF  # peering_crush_mandatory_member: none
+
+
+class PgId(NamedTuple):
+    """A placement group: pool and number within it."""
+
+    pool: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.pool}.{self.seed:x}"
+
+    def encode(self, out: bytearray) -> None:
+        """Append pg_t."""
+        out += _PG.pack(1, self.pool, self.seed, -1)
+
+    @classmethod
+    def decode(cls, cursor: Cursor) -> "PgId":
+        """Read pg_t."""
+        version, pool, seed, _ = cursor.unpack(_PG)
+        if version != 1:
+            raise WireError(f"pg_t of version {version}")
+        return cls(pool, seed)
 
 
 class PoolFlag(IntFlag):

@@ -11,8 +11,8 @@ from uuid import UUID
 import crc32c
 
 from rbdfs.ceph.crush.map import ITEM_NONE, CrushMap, RuleType
-from rbdfs.ceph.osdmap import IN, MapFlag, OSDMap, PgId
-from rbdfs.ceph.pool import Pool, PoolFlag
+from rbdfs.ceph.osdmap import IN, MapFlag, OSDMap
+from rbdfs.ceph.pool import PgId, Pool, PoolFlag
 from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr
 from rbdfs.rados.ops import PoolId
 from rbdfs.wire import S32, U32, codec_of, envelope

@@ -8,8 +8,8 @@ from ceph import osd_maps
 from ceph.archives import cut, damaged, members
 
 from rbdfs.ceph.monmap import MonMap
-from rbdfs.ceph.osdmap import IN, Incremental, MapFlag, OSDMap, PgId
-from rbdfs.ceph.pool import Pool, PoolFlag
+from rbdfs.ceph.osdmap import IN, Incremental, MapFlag, OSDMap
+from rbdfs.ceph.pool import PgId, Pool, PoolFlag
 from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr
 from rbdfs.errors import ProtocolError, WireError
 from rbdfs.rados.ops import PoolId

@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 
 from rbdfs.ceph.crush.map import ITEM_NONE, CrushMap
 from rbdfs.ceph.hashing import LINUX, RJENKINS, hash_name, stable_mod
-from rbdfs.ceph.osdmap import IN, Incremental, MapFlag, OSDMap, PgId
+from rbdfs.ceph.osdmap import IN, Incremental, MapFlag, OSDMap
 from rbdfs.ceph.placement import (
     NO_OSD,
     NO_SHARD,
@@ -23,7 +23,7 @@ from rbdfs.ceph.placement import (
     place_pg,
     splits,
 )
-from rbdfs.ceph.pool import Pool, PoolFlag
+from rbdfs.ceph.pool import PgId, Pool, PoolFlag
 from rbdfs.errors import NotFound
 from rbdfs.rados.ops import PoolId
 

@@ -5,8 +5,9 @@ import time
 import pytest
 from ceph_cluster import CephCluster
 
-from rbdfs.ceph.osdmap import OSDMap, PgId
+from rbdfs.ceph.osdmap import OSDMap
 from rbdfs.ceph.placement import locate, place_pg
+from rbdfs.ceph.pool import PgId
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
