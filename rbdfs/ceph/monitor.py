@@ -46,7 +46,8 @@ from rbdfs.wire import Buffer, Cursor
 log = logging.getLogger(__name__)
 
 _DIAL_SECONDS = 3.0  # per monitor while hunting (librados: mon_client_hunt_interval)
-_MAX_PAUSE = 3.0  # between two rounds of all monitors
+_FIRST_PAUSE, _MAX_PAUSE = 0.1, 3.0  # between two rounds of all monitors
+_SHORT_LIFE = 1.0  # of a session that had better not been begun
 _RENEW_RETRY = 5.0  # after a renewal that got no answer
 
 
@@ -191,8 +192,10 @@ class MonitorClient:
     async def run(self, consumer: MapConsumer, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a session; started once the first one stands."""
         self._consumer = consumer
+        pause = 0.0
         while True:
             connection = await self._hunt()
+            began = trio.current_time()
             self._begin(connection)
             if not self._had_session:
                 self._had_session = True
@@ -206,6 +209,10 @@ class MonitorClient:
             finally:
                 self._connection = None
                 connection.close()
+            is_flapping = trio.current_time() - began < _SHORT_LIFE
+            pause = min(max(pause * 2, _FIRST_PAUSE), _MAX_PAUSE) if is_flapping else 0.0
+            if pause > _FIRST_PAUSE:  # not the first time
+                await trio.sleep(pause)
 
     async def _receive(self, connection: Connection) -> None:
         await connection.run(self._on_message)
@@ -284,7 +291,7 @@ class MonitorClient:
 
     async def _hunt(self) -> Connection:
         """Connect to one monitor, in random order, again and again until one answers."""
-        pause, refusal = 0.1, None
+        pause, refusal = _FIRST_PAUSE, None
         while True:
             for address in random.sample(self.addresses, len(self.addresses)):
                 try:

@@ -24,6 +24,7 @@ from rbdfs.wire import Buffer
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0  # between two attempts to connect
+_SHORT_LIFE = 1.0  # of a connection that had better not been made
 
 
 class SessionOwner(Protocol):
@@ -127,9 +128,11 @@ class OSDSession:
 
     async def run(self) -> None:
         """Keep a connection until `close`."""
+        pause = 0.0
         with self._scope:
             while True:
                 connection = await self._connect()
+                began = trio.current_time()
                 try:
                     self._begin(connection)
                     await connection.run(self._on_message)
@@ -145,6 +148,10 @@ class OSDSession:
                 self._owner.on_session_reset(self)
                 if not self.pending:  # an OSD closes what is idle; so nothing is lost by waiting
                     await self._wanted.wait()
+                is_flapping = trio.current_time() - began < _SHORT_LIFE
+                pause = min(max(pause * 2, _FIRST_PAUSE), _LAST_PAUSE) if is_flapping else 0.0
+                if pause > _FIRST_PAUSE:  # not the first time
+                    await trio.sleep(pause)
 
     async def _connect(self) -> Connection:
         pause = _FIRST_PAUSE

@@ -169,6 +169,8 @@ class PeerConnection:
     async def run(self, on_message) -> None:  # type: ignore[no-untyped-def]
         """Receive until the connection is cut."""
         self._on_message = on_message
+        if self.cluster.is_flapping:
+            self.close()
         await self._over.wait()
         assert self.lost is not None
         raise self.lost
@@ -216,6 +218,7 @@ class Peers:
     log: list[tuple[int, str, int, int]] = field(default_factory=list)  # OSD, object, tid, attempt
     connections: list[PeerConnection] = field(default_factory=list)
     refused: set[int] = field(default_factory=set)  # OSDs that do not answer
+    is_flapping: bool = False  # whether every OSD ends every connection at once
     renewals: int = 0
     maps_wanted: int = 0
 

@@ -78,6 +78,7 @@ async def test_a_watch_is_renewed_under_a_new_generation_after_each_lost_connect
     async with cluster.objecter():
         watching = await Watching(cluster).start()
         for generation in (1, 2):
+            await trio.sleep(2)
             cluster.cut(0)
             assert await answer_all(cluster) == [(WatchStep.RECONNECT, generation)]
         assert not watching.events

@@ -566,3 +566,16 @@ async def test_maps_of_another_cluster_are_refused() -> None:
     async with cluster.objecter() as objecter:
         with pytest.raises(WireError):
             objecter.on_maps(OSDMapMessage(bytes(16), {}, {}))
+
+
+async def test_an_osd_that_ends_every_connection_is_not_dialled_without_a_pause(autojump_clock: object) -> None:
+    cluster = Peers(is_flapping=True)
+    client = Client(cluster)
+    async with cluster.objecter():
+        client.submit("a", READ)
+        await trio.sleep(20)
+        assert 20 < len(cluster.connections) < 30
+        cluster.is_flapping = False
+        await trio.sleep(2)
+        cluster.ops[0].reply()
+        client.outcome("a")
