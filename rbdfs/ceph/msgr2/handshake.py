@@ -186,10 +186,12 @@ class Handshake:
 
     def _take_banner(self) -> bytes:
         head = bytes(self._buffer[: len(_BANNER)])
+        # A monitor's address is what the user gave; an OSD's may be out of date, and somebody else's by now.
+        wrong = NotSupported if self._peer_type == EntityType.MON else ProtocolError
         if head.startswith(_OLD_BANNER):
-            raise ProtocolError(f"{self._target} speaks messenger 1 only: not a v2 port")
+            raise wrong(f"{self._target} speaks messenger 1 only: not a v2 port")
         if not _BANNER.startswith(head):
-            raise ProtocolError(f"{self._target} is no Ceph daemon: it greets with {head!r}")
+            raise wrong(f"{self._target} is no Ceph daemon: it greets with {head!r}")
         begin = len(_BANNER) + _BANNER_LENGTH.size
         if len(self._buffer) < begin:
             return b""

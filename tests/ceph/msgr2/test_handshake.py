@@ -169,17 +169,35 @@ def test_method_none_is_tried_where_only_that_is_allowed() -> None:
         handshake.receive(bad_method(-95, [1], [1, 2]))
 
 
-@pytest.mark.parametrize(
+OTHER_GREETINGS = pytest.mark.parametrize(
     ("greeting", "message"),
-    [(b"ceph v027\0\0\0\0", "messenger 1"), (b"HTTP/1.1 400", "no Ceph daemon"), (b"ceph v2\n\4\0abcd", "banner of 4")],
+    [(b"ceph v027\0\0\0\0", "messenger 1"), (b"HTTP/1.1 400", "no Ceph daemon")],
 )
-def test_other_greetings_are_refused_by_name(greeting: bytes, message: str) -> None:
-    handshake = Handshake(
-        EntityAddr(2, "10.0.0.1", 3300), EntityType.MON, Credentials("client.x", None, bytes).monitor_login(0), nonce=1
-    )
+
+
+def started(peer: EntityType) -> Handshake:
+    """One that has sent its banner."""
+    login = Credentials("client.x", None, bytes).monitor_login(0)
+    handshake = Handshake(EntityAddr(2, "10.0.0.1", 3300), peer, login, nonce=1)
     handshake.start()
+    return handshake
+
+
+@OTHER_GREETINGS
+def test_other_greetings_are_refused_by_name(greeting: bytes, message: str) -> None:
+    with pytest.raises(NotSupported, match=message):
+        started(EntityType.MON).receive(greeting)
+
+
+@OTHER_GREETINGS
+def test_other_greetings_at_an_osds_address_are_a_lost_connection(greeting: bytes, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
-        handshake.receive(greeting)
+        started(EntityType.OSD).receive(greeting)
+
+
+def test_short_banner_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="banner of 4"):
+        started(EntityType.MON).receive(b"ceph v2\n\4\0abcd")
 
 
 def test_frame_out_of_turn_is_refused_by_name() -> None:
