@@ -22,6 +22,9 @@ _PUNCH_HOLE_KEEP_SIZE = 0x3  # linux/falloc.h: FALLOC_FL_KEEP_SIZE | FALLOC_FL_P
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CANNOT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _ZEROES = bytes(1 << 20)
+# What one call writes may become one folio of the page cache, and ext4 walks over all blocks of a folio for every small
+# write into it later: 9 to 22 us for 4 KiB in a folio of 1 MiB, 3 us in one of 64 KiB (Linux 6.18).
+_WRITE_STEP = 64 << 10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -76,9 +79,15 @@ class Media:
     def write(self, offset: int, data: Buffer) -> None:
         """Put bytes into the page cache."""
         try:
-            done = os.pwrite(self._fd, data, offset)
-            while done < len(data):
-                done += os.pwrite(self._fd, memoryview(data)[done:], offset + done)
+            if len(data) <= _WRITE_STEP:
+                done = os.pwrite(self._fd, data, offset)
+                if done == len(data):
+                    return
+            else:
+                done = 0
+            view = memoryview(data)
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done : done + _WRITE_STEP], offset + done)
         except OSError as err:
             raise self._failure("write", err) from err
 
