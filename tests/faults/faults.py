@@ -78,6 +78,19 @@ class Faults:
         await trio.sleep(self._random.choice((2, 9)))
         self.cluster.send_signal(osd, signal.SIGCONT)
 
+    async def osds_drop_connections(self) -> None:
+        """Every so many reads or writes of a socket, an OSD closes it in the middle of whatever it carries."""
+        await self.ceph("config", "set", "osd", "ms_inject_socket_failures", self._random.choice(("150", "600")))
+        await trio.sleep(8)
+        await self.ceph("config", "rm", "osd", "ms_inject_socket_failures")
+
+    async def osds_suspended_together(self) -> None:
+        """As if this machine had slept."""
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for osd in range(self.cluster.osds):
+                self.cluster.send_signal(f"osd.{osd}", number)
+            await trio.sleep(5)
+
     # The map
 
     async def pool_split(self) -> None:
@@ -131,6 +144,15 @@ class Faults:
         await trio.sleep(8)
         self.cluster.send_signal(monitor, signal.SIGCONT)
 
+    async def monitors_without_quorum(self) -> None:
+        """Two of three are dead when an OSD dies: nobody may say who leads now, until one is back."""
+        osd, dead = f"osd.{self._some_osd()}", self._random.sample(["mon.a", "mon.b", "mon.c"], 2)
+        for daemon in (*dead, osd):
+            await trio.to_thread.run_sync(self.cluster.stop, daemon)
+        await trio.sleep(4)
+        for daemon in (*dead, osd):
+            self.cluster.start(daemon)
+
     # Several
 
     async def osd_killed_while_pool_splits(self) -> None:
@@ -149,6 +171,8 @@ FAULTS: dict[str, Callable[[Faults], Awaitable[None]]] = {
         Faults.osd_marked_down,
         Faults.osd_out_and_in,
         Faults.osd_suspended,
+        Faults.osds_drop_connections,
+        Faults.osds_suspended_together,
         Faults.pool_split,
         Faults.pool_merged,
         Faults.primaries_moved,
@@ -156,6 +180,7 @@ FAULTS: dict[str, Callable[[Faults], Awaitable[None]]] = {
         Faults.paused,
         Faults.monitor_killed_and_restarted,
         Faults.monitor_suspended,
+        Faults.monitors_without_quorum,
         Faults.osd_killed_while_pool_splits,
     )
 }

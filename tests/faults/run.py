@@ -28,6 +28,7 @@ class Report:
     faults: dict[str, list[float]] = field(default_factory=dict)  # name -> slowest op of each time, in seconds
     ops: int = 0
     watches_lost: int = 0
+    notifies_unanswered: int = 0
     seconds: float = 0.0
 
 
@@ -82,7 +83,9 @@ async def suffer(cluster: CephCluster, tasks: list[Task], names: Iterable[str], 
         slowest = max(task.slowest for task in tasks if not isinstance(task, Watched))
         report.faults.setdefault(name, []).append(round(slowest, 1))
         report.ops = sum(task.done for task in tasks)
-        report.watches_lost = sum(task.lost for task in tasks if isinstance(task, Watched))
+        watched = [task for task in tasks if isinstance(task, Watched)]
+        report.watches_lost = sum(task.lost for task in watched)
+        report.notifies_unanswered = sum(task.unanswered for task in watched)
 
 
 @contextmanager
@@ -113,13 +116,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15, help="how long (default: %(default)s)")
     parser.add_argument("--release", default="16.2", help="of Ceph: 16.2, 18.2 or 20.2 (default: %(default)s)")
     parser.add_argument("--secure", action="store_true", help="encrypt the connections to OSDs")
+    parser.add_argument("--only", nargs="+", choices=FAULTS, help="these faults and no others")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="for the same faults again")
     arguments = parser.parse_args()
     rng, end = random.Random(arguments.seed), time.monotonic() + 60 * arguments.minutes
 
     def names() -> Iterator[str]:
         while time.monotonic() < end:
-            some = list(FAULTS)
+            some = arguments.only or list(FAULTS)
             rng.shuffle(some)
             for name in some:
                 if time.monotonic() < end:

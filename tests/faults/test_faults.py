@@ -16,12 +16,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SHORT = [
     "osd_killed_while_pool_splits",
     "osd_out_and_in",
-    "monitor_killed_and_restarted",
     "osd_suspended",
     "osd_marked_down",
     "pool_merged",
-    "primaries_moved",
-    "paused",
+    "osds_drop_connections",
+    "monitors_without_quorum",
 ]
 
 
