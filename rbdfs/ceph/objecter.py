@@ -17,7 +17,6 @@ that a change of the map ends are told so after all others have been sent again,
 """
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -26,13 +25,14 @@ import trio
 
 from rbdfs.ceph.cephx.credentials import Credentials
 from rbdfs.ceph.linger import Linger
+from rbdfs.ceph.maps import newer_maps
 from rbdfs.ceph.messages import OSDMapMessage, WatchNotify, check_fsid
 from rbdfs.ceph.msgr2.connection import Connection, Identity
 from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.ceph.op_message import OpFlag, OpReply
 from rbdfs.ceph.osd_ops import EncodedSteps
-from rbdfs.ceph.osdmap import Incremental, MapFlag, OSDMap
-from rbdfs.ceph.pending import ObjectTarget, PendingOp, make_encoded_op, make_op
+from rbdfs.ceph.osdmap import MapFlag, OSDMap
+from rbdfs.ceph.pending import HeldOps, ObjectTarget, PendingOp, make_encoded_op, make_op
 from rbdfs.ceph.placement import NO_OSD, is_new_interval, place
 from rbdfs.ceph.pool import PoolFlag
 from rbdfs.ceph.session import OSDSession
@@ -41,11 +41,9 @@ from rbdfs.errors import (
     Blocklisted,
     NotFound,
     NotSupported,
-    ProtocolError,
     RbdfsError,
     StoreFailure,
     TimedOut,
-    WireError,
 )
 from rbdfs.rados.api import OnComplete
 from rbdfs.rados.ops import Buffer, ReadOp, WriteOp
@@ -102,8 +100,7 @@ class Objecter:
         # What is under way.
         self._last_tid = 0
         self._sessions: dict[int, OSDSession] = {}  # by OSD
-        self._held: dict[int, PendingOp] = {}  # by tid: ops without a session
-        self._held_objects: Counter[bytes] = Counter()  # which objects they are for
+        self._held = HeldOps()  # those without a session
         self._lingers: dict[int, Linger] = {}  # by cookie
         self._nursery: trio.Nursery | None = None
 
@@ -165,7 +162,7 @@ class Objecter:
         """Give an op to the session that it belongs to by the present map, or hold it; gives why it cannot be done."""
         target, osdmap = op.target, self.osdmap
         if osdmap is None:
-            self._hold(op)
+            self._held.add(op)
             return None
         if target.epoch != osdmap.epoch:
             try:
@@ -178,7 +175,7 @@ class Objecter:
         if self._is_restricted and osdmap.pools[target.pool_id].has_cache_tier:
             return NotSupported(f"{target}: the pool has a cache tier, and this client does not follow it")
         if target.session is None or ((self._is_restricted or self._held) and self._must_wait(op)):
-            self._hold(op)
+            self._held.add(op)
         else:
             target.session.add(op)
         return None
@@ -208,10 +205,6 @@ class Objecter:
 
     # Waiting.
 
-    def _hold(self, op: PendingOp) -> None:
-        self._held[op.tid] = op
-        self._held_objects[op.target.name_part] += 1
-
     def _must_wait(self, op: PendingOp) -> bool:
         """Whether flags forbid to send it now, or an earlier write to the same object waits.
 
@@ -219,7 +212,7 @@ class Objecter:
         """
         if self._is_restricted and self._is_paused(op):
             return True
-        return op.is_write and op.is_ordered and op.target.name_part in self._held_objects
+        return op.is_write and op.is_ordered and self._held.has_object(op.target)
 
     def _is_paused(self, op: PendingOp) -> bool:
         assert self.osdmap is not None
@@ -234,16 +227,13 @@ class Objecter:
         """Take an op from where it waits."""
         if op.session is not None:
             op.session.remove(op)
-        elif self._held.pop(op.tid, None) is not None:
-            name = op.target.name_part
-            self._held_objects[name] -= 1
-            if not self._held_objects[name]:
-                del self._held_objects[name]
+        else:
+            self._held.remove(op)
 
     def _all_ops(self) -> Iterator[PendingOp]:
         for session in self._sessions.values():
             yield from session.pending.values()
-        yield from self._held.values()
+        yield from self._held
 
     async def _watch_deadlines(self) -> None:
         while self._op_timeout:
@@ -311,7 +301,7 @@ class Objecter:
         """Take the maps that are newer than ours, and act on every one of them."""
         if self.osdmap is not None:
             check_fsid(message.fsid, self.osdmap.fsid.bytes)
-        self.take_maps(self._newer_maps(message))
+        self.take_maps(newer_maps(self.osdmap, message, self._monitors.want_maps))
 
     def take_maps(self, maps: Iterable[OSDMap]) -> None:
         """Take maps in the order of their epochs; each is used before the next one is asked for."""
@@ -323,31 +313,6 @@ class Objecter:
         finally:
             if self.epoch != before:
                 self._act_on_map(unsettled)
-
-    def _newer_maps(self, message: OSDMapMessage) -> Iterator[OSDMap]:
-        """The maps of a message that follow ours, each made from the one before."""
-        if self.osdmap is None:
-            if not message.full_maps:
-                self._monitors.want_maps()
-                return
-            yield OSDMap.from_bytes(message.full_maps[max(message.full_maps)])
-        for epoch in sorted(message.increments.keys() | message.full_maps.keys()):
-            if epoch <= self.epoch:
-                continue
-            if epoch == self.epoch + 1 and epoch in message.increments:
-                assert self.osdmap is not None
-                try:
-                    following = self.osdmap.apply(Incremental.from_bytes(message.increments[epoch]))
-                except (WireError, ProtocolError) as err:
-                    log.warning("increment %d of the OSD map: %s; asking for the whole map", epoch, err)
-                    self._monitors.want_maps(full=True)
-                    return
-                yield following
-            elif epoch in message.full_maps:  # the epochs between are gone: the monitors have trimmed them
-                yield OSDMap.from_bytes(message.full_maps[epoch])
-            else:
-                self._monitors.want_maps()
-                return
 
     def _note_changes(self, new: OSDMap, unsettled: _Unsettled) -> None:
         """Take one map, and note which ops are to be sent again, and what lingers and is to be set up anew."""
@@ -392,7 +357,7 @@ class Objecter:
             if not osdmap.is_up(osd) or osdmap.address(osd).msgr2 != session.address:
                 del self._sessions[osd]
                 again |= {op.tid: op for op in session.close()}
-        again |= self._held
+        again |= {op.tid: op for op in self._held}
         for op in again.values():
             self._detach(op)
         for linger in unsettled.anew.values():  # before the ops, of which it abandons its own

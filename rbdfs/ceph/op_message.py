@@ -25,8 +25,7 @@ from rbdfs.errors import WireError
 from rbdfs.rados.ops import HEAD, Buffer, SnapContext, SnapId
 
 VERSION, COMPAT = 8, 3  # of the message
-PRIORITY = 63  # CEPH_MSG_PRIO_DEFAULT... what librados gives ops: osd_client_op_priority
-FRONT_ROOM = 4096 - 512  # a name that fits in here is not too long for an OSD (osd_max_object_name_len is 2048)
+PRIORITY = 63  # osd_client_op_priority
 
 
 class OpFlag(IntFlag):
@@ -44,8 +43,6 @@ class OpFlag(IntFlag):
 
 
 ALWAYS = int(OpFlag.ONDISK | OpFlag.KNOWN_REDIR)
-READ_FLAGS = ALWAYS | OpFlag.READ
-WRITE_FLAGS = ALWAYS | OpFlag.WRITE
 
 _PREFIX = Struct("<BBIBQIibII")  # spg_t, raw hash, epoch
 _FLAG_PART = Struct("<IBBI21x24xI")  # flags, reqid's envelope and body, trace, client incarnation

@@ -7,7 +7,8 @@ objecter's. This is the hot path: an op that is one Read or one Write goes past 
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from rbdfs.ceph import op_message
@@ -30,10 +31,8 @@ _WRITE_FLAGS = int(ALWAYS | OpFlag.WRITE)
 _READ_WRITE_FLAGS = int(ALWAYS | OpFlag.READ | OpFlag.WRITE)
 _NO_OUTPUT: tuple[Decoder | None, ...] = (None,)
 _THE_DATA: tuple[Decoder | None, ...] = (lambda output: output,)
-_MAX_ERRNO = 4094
-
-
 _WRITE = int(OpFlag.WRITE)
+_MAX_ERRNO = 4094
 
 
 class ObjectTarget:
@@ -188,6 +187,38 @@ class PendingOp:
         if result < -_MAX_ERRNO:  # where a comparison found a difference
             return from_result(result, str(self.target))
         return from_result(result, f"{self.target}: {os.strerror(-result).lower()}")
+
+
+class HeldOps:
+    """Ops that wait for the map to change."""
+
+    def __init__(self) -> None:
+        self._ops: dict[int, PendingOp] = {}  # by tid
+        self._objects: Counter[bytes] = Counter()  # which objects they are for, and how many each
+
+    def __bool__(self) -> bool:
+        return bool(self._ops)
+
+    def __iter__(self) -> Iterator[PendingOp]:
+        return iter(self._ops.values())
+
+    def add(self, op: PendingOp) -> None:
+        """Hold an op."""
+        self._ops[op.tid] = op
+        self._objects[op.target.name_part] += 1
+
+    def remove(self, op: PendingOp) -> None:
+        """Hold it no longer, if it was held."""
+        if self._ops.pop(op.tid, None) is None:
+            return
+        name = op.target.name_part
+        self._objects[name] -= 1
+        if not self._objects[name]:
+            del self._objects[name]
+
+    def has_object(self, target: ObjectTarget) -> bool:
+        """Whether an op on that object is held."""
+        return target.name_part in self._objects
 
 
 def make_op(tid: int, target: ObjectTarget, op: ReadOp | WriteOp, on_complete: OnComplete) -> PendingOp:
