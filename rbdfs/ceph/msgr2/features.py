@@ -1,10 +1,12 @@
 """The feature bits that we announce to monitors and OSDs, and by which they choose how to encode for us.
 
 Announcing a bit promises its behaviour. So there is no bit here that is not honoured: SERVER_REEF (31) promises
-pg_upmap_primaries, SERVER_LUMINOUS (21) promises backoffs and to send ops again when a PG splits. SERVER_SQUID (49)
-and SERVER_TENTACLE (50) are left out on purpose: with them pg_temp of an EC pool comes in another order, and ops would
-go to the wrong shard. Bits were used again after their first owners retired ("incarnations"): one of incarnation 2
-counts only beside bit 57, one of incarnation 3 only beside 57 and 28 (`ceph_features.h`).
+pg_upmap_primaries, SERVER_LUMINOUS (21) promises backoffs and to send ops again when a PG splits, bit 38 with 57 also
+CRUSH's rules of multi-step retry; with OSD_CACHEPOOL (35) a cluster may have pools with a cache tier, which we refuse
+by name, and serve its other pools. SERVER_SQUID (49) and SERVER_TENTACLE (50) are left out on purpose: with them
+pg_temp of an EC pool comes in another order, and ops would go to the wrong shard. Bits were used again after their
+first owners retired ("incarnations"): one of incarnation 2 counts only beside bit 57, one of incarnation 3 only beside
+57 and 28 (`ceph_features.h`).
 """
 
 from enum import IntFlag
