@@ -1,9 +1,11 @@
 """Messenger 2.1: one authenticated connection to a monitor, an OSD or a manager.
 
-    frames, secure      bytes <-> frames, with checksums or AES-GCM      pure
-    handshake           from the banner to SERVER_IDENT                   pure
+    frames, secure      bytes <-> frames, with checksums or AES-GCM                 pure
+    handshake, login    from the banner to SERVER_IDENT; what authenticates         pure
+    features            the feature bits that we announce, and keep
     connection          the same on a trio socket: open, send, receive
     outbox              what one turn of the event loop sends leaves in one system call
+    buffers             large data is received once, and not copied
 
 What its users (the monitor client and the objecter) need:
 
@@ -12,7 +14,7 @@ What its users (the monitor client and the objecter) need:
         `login` is a cephx (or no) authentication: `credentials.monitor_login(...)` or `.service_login(...)`
         raises ConnectionLost (refused, reset, timed out, or the peer broke the protocol), AuthenticationFailed,
         NotSupported (the peer requires a feature that we lack)
-    connection.my_addr, .peer_addrs, .peer_features, .global_id, .mode      as the handshake settled them
+    connection.my_addr, .peer_addrs, .peer_id, .peer_features, .global_id, .mode      as the handshake settled them
     connection.send(kind, front, data=(), tid=0, version=1, compat=1, priority=127)
         never waits: what is sent in one turn of the loop leaves at its end. `front` is one buffer; `data` is a
         tuple of buffers that must stay unchanged until the message is answered. Sending on a connection that is

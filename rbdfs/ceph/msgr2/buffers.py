@@ -1,8 +1,8 @@
-"""Receive buffers that are used again once nobody looks at them any more.
+"""Buffers for large data that are used again once nobody looks at them any more.
 
-Large data is not copied out of the buffer that it was received into: whoever gets it holds a memoryview, as long as
-they like. A buffer whose last view is gone is free again, pages and all, which for 4 MiB reads is worth a third of
-their cost (a new buffer is 1000 page faults).
+Large data is not copied out of the buffer that it was received or decrypted into: whoever gets it holds a memoryview,
+as long as they like. A buffer whose last view is gone is free again, pages and all, which for 4 MiB reads is worth a
+third of their cost (a new buffer is 1000 page faults).
 """
 
 _UNIT = 256 << 10
