@@ -1,17 +1,20 @@
 """OSD maps and their increments as clusters of each release made them, monitor maps, damage, and rules of applying."""
 
+import contextlib
 import dataclasses
 from uuid import UUID
 
+import crc32c
 import pytest
 from ceph import osd_maps
 from ceph.archives import cut, damaged, members
 
 from rbdfs.ceph.monmap import MonMap
 from rbdfs.ceph.osdmap import IN, Incremental, MapFlag, OSDMap
+from rbdfs.ceph.placement import place
 from rbdfs.ceph.pool import PgId, Pool, PoolFlag
 from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr
-from rbdfs.errors import ProtocolError, WireError
+from rbdfs.errors import NotSupported, ProtocolError, WireError
 from rbdfs.rados.ops import PoolId
 
 RELEASES = ("16.2", "18.2", "20.2")
@@ -117,6 +120,34 @@ def test_a_damaged_map_is_refused(release: str) -> None:
             if bad != data:
                 with pytest.raises(WireError):  # by the checksum, if by nothing else
                     decode(bad)
+
+
+def signed(bad: bytes, tail: int) -> bytes:
+    """Damaged bytes with the checksum that is theirs; `tail` bytes stand behind it."""
+    place = len(bad) - 4 - tail
+    crc = crc32c.crc32c(bad[place + 4 :], crc32c.crc32c(bad[:place])) ^ 0xFFFFFFFF
+    return bad[:place] + crc.to_bytes(4, "little") + bad[place + 4 :]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_damage_that_the_checksum_covers_up_is_refused_or_yields_some_map(release: str) -> None:
+    fulls, increments = epochs(release, "full"), epochs(release, "inc")
+    longest = max(increments.values(), key=len)
+    assert signed(longest, 4) == longest
+    for bad in damaged(longest, 200):
+        with contextlib.suppress(WireError):
+            Incremental.from_bytes(signed(bad, 4))
+    full = fulls[max(fulls)]
+    assert signed(full, 0) == full
+    for bad in damaged(full, 200):
+        try:
+            osdmap = OSDMap.from_bytes(signed(bad, 0))
+        except WireError:
+            continue
+        for pool in osdmap.pools:
+            if osdmap.crush.tunables.choose_total_tries < 1000:  # otherwise it is told to try long
+                with contextlib.suppress(NotSupported):
+                    place(osdmap, pool, 0x12345678)
 
 
 def test_a_wrong_checksum_is_named() -> None:
