@@ -32,8 +32,11 @@ PURE = [
     "ceph/placement.py",
     "ceph/cephx/*.py",
     "ceph/crush/*.py",
+    "ceph/msgr2/buffers.py",
+    "ceph/msgr2/features.py",
     "ceph/msgr2/frames.py",
     "ceph/msgr2/handshake.py",
+    "ceph/msgr2/login.py",
     "ceph/msgr2/secure.py",
 ]
 IMPURE = {"trio", "socket", "os", "time", "random", "secrets"}

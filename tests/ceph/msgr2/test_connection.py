@@ -65,9 +65,11 @@ class Peer:
 
 
 @asynccontextmanager
-async def connected(mode: Mode = Mode.CRC, leftover: bytes = b"") -> AsyncIterator[tuple[Connection, Peer]]:
+async def connected(
+    mode: Mode = Mode.CRC, leftover: bytes = b"", kind: int = socket.SOCK_STREAM
+) -> AsyncIterator[tuple[Connection, Peer]]:
     """A connection that is established, not yet running, and its peer."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(type=kind)
     ours.setblocking(False)
     theirs.setblocking(False)
     secure = mode == Mode.SECURE
@@ -107,12 +109,11 @@ BOTH_MODES = pytest.mark.parametrize("mode", list(Mode))
 
 
 @BOTH_MODES
-async def test_messages_of_one_turn_leave_in_one_piece(mode: Mode) -> None:
-    async with connected(mode) as (connection, peer):
+async def test_messages_of_one_turn_leave_in_one_system_call(mode: Mode) -> None:
+    async with connected(mode, kind=socket.SOCK_SEQPACKET) as (connection, peer):  # one packet a call
         for tid in range(20):
             connection.send(42, b"front", (b"data" * 100,), tid=tid, version=8, compat=3, priority=63)
-        raw = await peer.socket.recv(1 << 20)
-        peer.buffer = raw
+        peer.buffer = await peer.socket.recv(1 << 20)
         for tid in range(20):
             tag, segments = await peer.receive_frame()
             assert tag == Tag.MESSAGE
