@@ -26,6 +26,14 @@ _EMPTY = State()
 _ZERO_BLOCK = bytes(BLOCK_SIZE)
 
 
+class ColdBlock(Exception):
+    """A block must be copied and is not in memory; dropping the draft and trying again later is better than waiting."""
+
+    def __init__(self, block: int) -> None:
+        super().__init__(block)
+        self.block = block
+
+
 class Draft:
     """An object in the making. `base` is the state it begins as, None where there is none."""
 
@@ -39,6 +47,7 @@ class Draft:
         self.exists = base is not None
         self.changed = False
         self.in_place = False
+        self.patient = True  # wait for the disk where a block must be copied
         self.wrote_data = False  # into the data file
         self.size = start.size
         self.blocks: array[int] = start.blocks
@@ -355,7 +364,10 @@ class Draft:
         self.wrote_data = True
         valid = min(self.size - (index << BLOCK_BITS), BLOCK_SIZE)
         data = bytearray(max(valid, 0))
-        self._media.read(old << BLOCK_BITS, data)
+        if not self._media.read_cached(old << BLOCK_BITS, data):
+            if not self.patient:
+                raise ColdBlock(old)
+            self._media.read(old << BLOCK_BITS, data)
         self._own_blocks(index + 1)
         self._map_fresh(index, 1)
         if data != _ZERO_BLOCK[: len(data)]:

@@ -10,14 +10,18 @@ The two ops that matter, one read and one write of bytes that are there, have a 
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+
+import trio
 
 from rbdfs.errors import Blocklisted, InvalidArgument, NotFound, RbdfsError, StoreFailure
 from rbdfs.local import objects, snapshots, steps
 from rbdfs.local.batch import Batch
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, Blocks
 from rbdfs.local.database import Database
-from rbdfs.local.draft import Draft
+from rbdfs.local.draft import ColdBlock, Draft
 from rbdfs.local.extents import Piece, block_at, blocks_of, clip, pieces
 from rbdfs.local.journal import Generation, Journal
 from rbdfs.local.media import Media
@@ -53,6 +57,10 @@ class Client:
         self.refusal = Blocklisted(f"{self.entity} at {self.address} is blocklisted")
 
 
+def _reach(reached: trio.Event, *, patient: bool) -> None:
+    reached.set()
+
+
 class Engine:
     """The objects of an open store. Made by `store.open_engine`; `journal.run` must be running."""
 
@@ -75,6 +83,7 @@ class Engine:
         self.offload = Offload()
         self._objects: dict[ObjectKey, StoredObject] = {}
         self._sweep_at = OBJECTS_KEPT
+        self._waiting: set[StoredObject] = set()  # those whose ops wait
         self._dirty: list[StoredObject] = []
         self._committing: list[list[StoredObject]] = []
         self._next_row = database.rows("SELECT coalesce(max(id), 0) + 1 FROM object")[0][0]
@@ -86,7 +95,6 @@ class Engine:
         self, client: Client, pool: Pool, namespace: str, name: str, op: ReadOp | WriteOp, on_complete: OnComplete
     ) -> None:
         """Do one op on one object; `on_complete` is called before this returns, or from a thread's report."""
-        outcome: Outcome | None
         try:
             if client.refusal is not None:
                 raise client.refusal
@@ -94,19 +102,82 @@ class Engine:
                 raise NotFound(f"{pool.name}: no such pool")
             key = ObjectKey(pool.id, namespace, name)
             obj = self._objects.get(key) or self.lookup(key)
-            obj.used = True
+        except RbdfsError as err:
+            on_complete(err)
+            return
+        obj.used = True
+        if obj.waiting is not None:
+            obj.waiting.append(partial(self._carry_out, client, pool, obj, op, on_complete))
+        elif (cold := self._carry_out(client, pool, obj, op, on_complete)) is not None:
+            obj.waiting = deque([partial(self._carry_out, client, pool, obj, op, on_complete)])
+            self._waiting.add(obj)
+            self._warm_up(obj, cold)
+
+    def _carry_out(
+        self,
+        client: Client,
+        pool: Pool,
+        obj: StoredObject,
+        op: ReadOp | WriteOp,
+        on_complete: OnComplete,
+        *,
+        patient: bool = False,
+    ) -> int | None:
+        """Do an op; a block, and nothing is done, where it must be copied and is not in memory, unless `patient`."""
+        outcome: Outcome | None
+        try:
             if type(op) is ReadOp:
                 outcome = self._run_read(client, pool, obj, op, on_complete)
                 if outcome is None:
-                    return
+                    return None
             else:
-                outcome = self._run_write(client, pool, obj, op)  # type: ignore[arg-type]
+                outcome = self._run_write(client, pool, obj, op, patient)  # type: ignore[arg-type]
         except RbdfsError as err:
             outcome = err
+        except ColdBlock as cold:
+            return cold.block
         except Exception:
-            log.exception("op on %s", name)
-            outcome = StoreFailure(f"{name}: internal error, see the log")
+            log.exception("op on %s", obj.key.name)
+            outcome = StoreFailure(f"{obj.key.name}: internal error, see the log")
         on_complete(outcome)
+        return None
+
+    # Objects whose ops wait for a block to come from the disk.
+
+    def _warm_up(self, obj: StoredObject, block: int) -> None:
+        """Have a thread bring a block into the page cache, then go on with the ops on the object, in order."""
+        self.blocks.pin([block])
+
+        def work() -> None:
+            self.media.read(block << BLOCK_BITS, bytearray(BLOCK_SIZE))
+
+        def done(error: Exception | None) -> None:
+            self.blocks.unpin([block])
+            self._go_on(obj)  # after an error, too: the op meets it itself
+
+        self.offload.submit(work, done)
+
+    def _go_on(self, obj: StoredObject) -> None:
+        waiting, patient = obj.waiting, True
+        while waiting:
+            cold = waiting[0](patient=patient)
+            if cold is not None:
+                self._warm_up(obj, cold)
+                return
+            waiting.popleft()
+            patient = False
+        obj.waiting = None
+        self._waiting.discard(obj)
+
+    async def settle(self) -> None:
+        """Wait until the ops that wait now are done."""
+        for obj in list(self._waiting):
+            if obj.waiting is not None:
+                reached = trio.Event()
+                obj.waiting.append(partial(_reach, reached))
+                await reached.wait()
+
+    # The two kinds of op.
 
     def _run_read(
         self, client: Client, pool: Pool, obj: StoredObject, op: ReadOp, on_complete: OnComplete
@@ -126,7 +197,7 @@ class Engine:
         run = steps.Run(self, client, draft, version, time.time_ns(), op.snap_id)
         return Reply([self._handler(steps.READ_STEPS, step)(run, step) for step in op.steps], version)
 
-    def _run_write(self, client: Client, pool: Pool, obj: StoredObject, op: WriteOp) -> Reply:
+    def _run_write(self, client: Client, pool: Pool, obj: StoredObject, op: WriteOp, patient: bool) -> Reply:
         if self.journal.failure is not None:
             raise self.journal.failure
         wanted = op.steps
@@ -141,6 +212,7 @@ class Engine:
             return Reply([None], obj.version)
         draft = Draft(self.media, self.blocks, pool, obj, head)
         keep = snapshots.snaps_to_keep(obj, op.snapc, pool.removed_snaps)
+        draft.patient = patient
         draft.in_place = not keep and bool(wanted) and steps.may_overwrite_in_place(wanted)
         run = steps.Run(self, client, draft, obj.version, time.time_ns(), HEAD, op.snapc, is_write=True)
         try:
@@ -154,7 +226,11 @@ class Engine:
             if draft.wrote_data:
                 self.journal.data_dirty = True
         if draft.changed:
-            self._apply(run, pool, keep)
+            try:
+                self._apply(run, pool, keep)
+            except BaseException as err:  # half of it may be in memory: none of it must become durable
+                self.journal.failure = StoreFailure(f"{obj.key.name}: {err}")
+                raise
         return Reply(outputs, obj.version)
 
     @staticmethod
@@ -262,7 +338,7 @@ class Engine:
     # Applying a draft.
 
     def _apply(self, run: steps.Run, pool: Pool, keep: tuple[int, ...]) -> None:
-        """Make the draft what the object is; nothing here can fail."""
+        """Make the draft what the object is."""
         draft, obj = run.draft, run.draft.obj
         old = obj.head
         if keep:
@@ -339,7 +415,7 @@ class Engine:
         for key, obj in list(self._objects.items()):
             if excess <= 0:
                 break
-            if obj.used or obj.dirty or obj.committing:
+            if obj.used or obj.dirty or obj.committing or obj.waiting is not None:
                 obj.used = False
             elif obj.touched:
                 self.mark(obj)

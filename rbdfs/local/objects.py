@@ -7,7 +7,8 @@ database says.
 
 import struct
 from array import array
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -80,6 +81,7 @@ class StoredObject:
         "touched",
         "used",
         "version",
+        "waiting",
     )
 
     def __init__(self, key: ObjectKey) -> None:
@@ -96,6 +98,8 @@ class StoredObject:
         self.clones_changed = False
         self.dropped_clones: list[SnapId] = []  # whose omap is still stored
         self.omap_dropped = False  # the omap of an earlier head is still stored
+        # How it stands to the engine.
+        self.waiting: deque[Callable[..., int | None]] | None = None  # ops, while one waits for the disk
         self.used = True  # since the cache was last swept
 
     @property

@@ -42,8 +42,9 @@ class Session:
         self._engine.submit(self.client, pool, place.namespace, name, op, on_complete)
 
     async def flush(self) -> None:
-        """Make durable what has completed."""
+        """Make durable what has completed, and what is under way."""
         self._check_client()
+        await self._engine.settle()
         await self._engine.journal.flush()
 
     async def list_page(self, place: Place, after: str, limit: int) -> tuple[list[str], bool]:

@@ -134,6 +134,7 @@ async def close_engine(engine: Engine) -> None:
     try:
         with trio.CancelScope(shield=True):
             await engine.offload.wait_idle()
+            await engine.settle()
             engine.touch_all()
             await engine.journal.flush()
             if engine.blocks.is_dirty:  # blocks whose readers had to be waited for

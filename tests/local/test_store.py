@@ -16,7 +16,8 @@ from rbdfs.local.media import Media
 from rbdfs.local.pools import REMOVED
 from rbdfs.local.session import Session
 from rbdfs.rados import calls
-from rbdfs.rados.ops import Buffer, Create, Read, ReadOp, Remove, SnapContext, Stat, Write, WriteOp
+from rbdfs.rados.api import Outcome
+from rbdfs.rados.ops import Buffer, Create, Read, ReadOp, Remove, Reply, SnapContext, Stat, Write, WriteOp
 
 
 async def test_missing_store_and_directories_that_are_none(tmp_path: Path) -> None:
@@ -209,6 +210,36 @@ async def test_reads_that_must_wait_see_what_was_there_when_they_began(
         data = {bytes(outcome.outputs[0]) for outcome in outcomes}
         expected = b"old" * 100_000
         assert data == {expected[n * 10 : n * 10 + size] for n in range(20) for size in (30, 100_000)}
+    assert (await check_store(tmp_path / "store")).findings == []
+
+
+async def test_write_that_must_copy_a_cold_block_waits_and_keeps_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "Media", ColdMedia)
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        before = b"before--" * 40_000
+        await calls.write(ioctx, "o", 0, before)
+        snap = await ioctx.create_snap_id()
+        outcomes: list[Outcome] = []
+        expected = bytearray(before)
+        for number in range(30):
+            offset = number * 9973
+            expected[offset : offset + 3] = b"%03d" % number
+            op = WriteOp([Write(offset, b"%03d" % number)], SnapContext(snap, (snap,)))
+            ioctx.submit("o", op, outcomes.append)
+            ioctx.submit("o", ReadOp([Read(offset, 3)]), outcomes.append)
+        assert outcomes == []
+        await calls.write(ioctx, "other", 0, b"others do not wait")
+        assert outcomes == []
+        await ioctx.flush()
+        assert len(outcomes) >= 30
+        assert await calls.read(ioctx, "o", 0, 0) == expected
+        assert await calls.read(ioctx, "o", 0, 0, snap) == before
+        read = [bytes(outcome.outputs[0]) for outcome in outcomes if isinstance(outcome, Reply) and outcome.outputs[0]]
+        assert sorted(read) == [b"%03d" % number for number in range(30)]
     assert (await check_store(tmp_path / "store")).findings == []
 
 
