@@ -134,12 +134,12 @@ def test_damage_that_the_checksum_covers_up_is_refused_or_yields_some_map(releas
     fulls, increments = epochs(release, "full"), epochs(release, "inc")
     longest = max(increments.values(), key=len)
     assert signed(longest, 4) == longest
-    for bad in damaged(longest, 200):
+    for bad in damaged(longest, 100):
         with contextlib.suppress(WireError):
             Incremental.from_bytes(signed(bad, 4))
     full = fulls[max(fulls)]
     assert signed(full, 0) == full
-    for bad in damaged(full, 200):
+    for bad in damaged(full, 50):
         try:
             osdmap = OSDMap.from_bytes(signed(bad, 0))
         except WireError:
