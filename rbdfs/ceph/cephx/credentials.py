@@ -253,9 +253,10 @@ class MonitorLogin(_Login):
         us = self._credentials
         if self._method == Method.CEPHX and result == _EACCES and us.key is not None:
             source = f", from {us.key_source}" if us.key_source else ""
+            ticket = ", or the ticket of the last login has ended" if us.global_id else ""
             return (
                 "the monitor refuses this client: no such client, a wrong key, or a key of a type that the cluster"
-                f" does not allow (ours is of type {us.key.type.name}{source})"
+                f" does not allow (ours is of type {us.key.type.name}{source}){ticket}"
             )
         if us.key is None and Method.CEPHX in methods:
             return f"the cluster wants a key, and there is none: {us.key_source}"
