@@ -45,9 +45,8 @@ from rbdfs.wire import Buffer
 log = logging.getLogger(__name__)
 
 _BATCH = 64  # requests served without letting other tasks run
+_SMALL = 16 << 10  # replies to larger reads and writes are not held back, nor by them
 _LARGEST_COPY = 128 << 20  # of one copy_file_range, which cannot be interrupted; callers ask again for the rest
-
-_FSYNC_HEAD = HEAD.size
 
 
 class FileNames(Protocol):
@@ -70,6 +69,7 @@ class DataLane:
         self._names = names
         self._nursery: trio.Nursery | None = None
         self._reading = trio.CancelScope()
+        self._is_crowded = False  # several requests were there at once
         self._answered = 0  # unique of the last WRITE answered, to see whether it was before its submit returned
         self._handlers: dict[int, Callable[[int, int, int, int, int, int, int], None]] = {
             Opcode.INTERRUPT: self._interrupt,
@@ -107,20 +107,28 @@ class DataLane:
         """Serve what waits, up to a batch; whether more may wait."""
         device, handlers, unpack = self._device, self._handlers, HEAD.unpack_from
         head = device.head
-        for _ in range(_BATCH):
-            length = device.read()
-            if length == 0:
-                return False
-            _, opcode, unique, node_id, _, _, _, _, _, fh, offset, size, flags, _, open_flags, _ = unpack(head)
-            handler = handlers.get(opcode)
-            try:
-                if handler is None:
-                    self._forward(opcode, unique, length)
-                else:
-                    handler(unique, opcode, node_id, fh, offset, size, open_flags << 32 | flags)
-            except Exception as err:
-                self._fail(unique, err)
-        return True
+        served = 0
+        if self._is_crowded:
+            device.begin_batch()  # a requester that waits for each single reply is not kept waiting
+        try:
+            while served < _BATCH:
+                length = device.read()
+                if length == 0:
+                    break
+                served += 1
+                _, opcode, unique, node_id, _, _, _, _, _, fh, offset, size, flags, _, open_flags, _ = unpack(head)
+                handler = handlers.get(opcode)
+                try:
+                    if handler is None:
+                        self._forward(opcode, unique, length)
+                    else:
+                        handler(unique, opcode, node_id, fh, offset, size, open_flags << 32 | flags)
+                except Exception as err:
+                    self._fail(unique, err)
+        finally:
+            device.end_batch()
+        self._is_crowded = served > 1
+        return served == _BATCH
 
     def _forward(self, opcode: int, unique: int, length: int) -> None:
         head_length = min(length, HEAD.size)
@@ -160,11 +168,18 @@ class DataLane:
         if handle is None:
             self._device.fail(unique, errno.EBADF)
             return
+        if size > _SMALL:
+            self._device.send_held()
         handle.content.submit_read(offset, size, partial(self._have_read, unique))
 
     def _have_read(self, unique: int, outcome: list[Buffer] | RbdfsError) -> None:
         if isinstance(outcome, list):
-            self._device.reply_with(unique, outcome)
+            size = 0
+            for buffer in outcome:
+                size += len(buffer)
+            self._device.reply_soon(unique, tuple(outcome), size)
+            if size > _SMALL:
+                self._device.send_held()
         else:
             self._fail(unique, outcome)
 
@@ -176,6 +191,8 @@ class DataLane:
         handle.is_dirty = True
         handle.file.wrote_to(offset + size)
         payload = self._device.payload
+        if size > _SMALL:
+            self._device.send_held()
         if (flags >> 32) & os.O_DSYNC and not flags & WRITE_FROM_PAGE_CACHE:
             on_complete: Callable[[RbdfsError | None], None]
             on_complete = partial(self._have_written_durably, unique, handle, size, payload)
@@ -196,7 +213,9 @@ class DataLane:
             device.release_payload(payload)
         self._answered = unique
         if error is None:
-            device.reply(unique, WRITE_OUT.pack(size, 0))
+            device.reply_soon(unique, (WRITE_OUT.pack(size, 0),), WRITE_OUT.size)
+            if size > _SMALL:
+                device.send_held()
         else:
             self._fail(unique, error)
 
