@@ -20,6 +20,12 @@ class NotFound(RbdfsError):
     errno = _errno.ENOENT
 
 
+class Gone(RbdfsError):
+    """The image or snapshot that is open has been removed by somebody else."""
+
+    errno = _errno.ESTALE
+
+
 class Exists(RbdfsError):
     """The name is taken."""
 

@@ -8,8 +8,7 @@ from rbdfs.image.fanout import for_each
 from rbdfs.image.listing import find_existing, map_states
 from rbdfs.image.object_map import Run, existing_runs, numbers_of
 from rbdfs.image.usage import bytes_of_runs
-from rbdfs.rados import calls
-from rbdfs.rados.ops import MapExtents, ReadOp
+from rbdfs.rados.ops import MapExtents, ReadOp, Stat
 
 Extent = tuple[int, int]  # offset, length
 
@@ -82,16 +81,21 @@ async def _extents_within(image: ImageCore, runs: list[Run], offset: int, end: i
 
 
 async def _extents_of_object(image: ImageCore, found: list[Extent], number: int) -> None:
-    name = image.path.object_name(number)
     try:
-        op = ReadOp([MapExtents(0, image.object_size)], image.path.snap_id)
-        extents: list[Extent] = (await image.path.data.operate(name, op)).outputs[0]
+        try:
+            op = ReadOp([MapExtents(0, image.object_size)], image.path.snap_id)
+            extents: list[Extent] = (await image.path.operate(number, op)).outputs[0]
+        except NotSupported:
+            extents = [(0, await _stored_size(image, number))]
     except NotFound:
         return
-    except NotSupported:
-        extents = [(0, (await calls.stat(image.path.data, name, image.path.snap_id)).size)]
     for offset, length in extents:
         found += image.header.striping.image_extents(number, offset, length)
+
+
+async def _stored_size(image: ImageCore, number: int) -> int:
+    size: int = (await image.path.operate(number, ReadOp([Stat()], image.path.snap_id))).outputs[0].size
+    return size
 
 
 def _joined(extents: list[Extent], offset: int, end: int) -> list[Extent]:
@@ -127,7 +131,7 @@ async def used_bytes(image: ImageCore) -> int:
 
     async def look(number: int) -> None:
         try:
-            await calls.stat(image.path.data, image.path.object_name(number), image.path.snap_id)
+            await _stored_size(image, number)
         except NotFound:
             return
         numbers.append(number)

@@ -75,7 +75,7 @@ async def _clone_into_object(image: ImageCore, source: ImageCore, source_offset:
         within += length
     if image.object_map is not None:
         await image.object_map.mark_exists(extent.number)
-    await image.path.data.operate(image.path.object_name(extent.number), WriteOp(steps, image.path.snapc))
+    await image.path.operate(extent.number, WriteOp(steps, image.path.snapc))
 
 
 def _can_share(image: ImageCore, source: ImageCore) -> bool:

@@ -26,7 +26,7 @@ from rbdfs.cls.notify import (
     Unquiesce,
 )
 from rbdfs.cls.query import ask, change
-from rbdfs.errors import Blocklisted, NotFound, NotSupported, RbdfsError, ReadOnly
+from rbdfs.errors import Blocklisted, Gone, NotFound, NotSupported, RbdfsError, ReadOnly
 from rbdfs.image.changes import ImageChange, OnChange
 from rbdfs.image.data_path import DataPath
 from rbdfs.image.exclusive_lock import ExclusiveLock
@@ -143,7 +143,11 @@ class ImageCore:
         if self.snap is None:
             size = header.size
         else:
-            self.snap = header.snap_by_id(self.snap.id) or self.snap
+            found = header.snap_by_id(self.snap.id)
+            if found is None:
+                self._failure = Gone(f"{self.what}@{self.snap.name}: the snapshot has been removed")
+                self.path.break_off(self._failure)
+            self.snap = found or self.snap
             size = self.snap.size
         if size != self.path.size:
             self.path.size = size
@@ -183,8 +187,8 @@ class ImageCore:
     def _gone(self) -> None:
         if not self.is_removed:
             self.is_removed = True
-            self._failure = NotFound(f"{self.what}: the image has been removed")
-            self.path.shut()
+            self._failure = Gone(f"{self.what}: the image has been removed")
+            self.path.break_off(self._failure)
             self.changed(ImageChange.REMOVED)
 
     async def change_header(self, *steps: WriteStep) -> None:

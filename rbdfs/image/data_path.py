@@ -65,7 +65,7 @@ class DataPath:
         self._nursery = nursery
         self._prepare = prepare  # owns the lock and has a current header when it returns
         self._grow = grow
-        self._submit = data.submit
+        self._submit: Callable[[str, ReadOp | WriteOp, OnComplete], None] = data.submit
         self._name = f"{prefix}.%016x"
         self._order = striping.order
         self._mask = striping.object_size - 1
@@ -86,6 +86,7 @@ class DataPath:
         self._queue: deque[_Queued] = deque()
         self._is_pumping = False
         self._is_closed = False
+        self._broken: RbdfsError | None = None
         self._tasks = 0  # pumping and flushing
         self._tasks_done = trio.Event()
         self._slow: set[object] = set()  # writes that have not reached the store yet, or not all of them
@@ -94,6 +95,12 @@ class DataPath:
     def object_name(self, number: int) -> str:
         """The name of a data object."""
         return self._name % number
+
+    async def operate(self, number: int, op: ReadOp | WriteOp) -> Reply:
+        """Do one op on a data object, awaited; a writer of several steps is inside `writing` or `paused`."""
+        if self._broken is not None:
+            raise self._broken
+        return await self.data.operate(self._name % number, op)
 
     # Reading.
 
@@ -351,6 +358,16 @@ class DataPath:
             writes.discard(write)
             if not writes:
                 done.set()
+
+    def break_off(self, error: RbdfsError) -> None:
+        """From now on everything fails: what is no longer there must not read as zeroes."""
+
+        def fail(_name: str, _op: ReadOp | WriteOp, on_complete: OnComplete) -> None:
+            on_complete(error)
+
+        self._submit, self._broken = fail, error
+        self.object_map = None
+        self.shut()
 
     async def close(self) -> None:
         """Wait until everything that was submitted is done; refuse what comes later."""

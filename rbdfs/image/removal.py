@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from rbdfs.cls import directory
 from rbdfs.cls.query import change
-from rbdfs.errors import Busy, NotEmpty, NotFound, ReadOnly, StaleSnapId
+from rbdfs.errors import Busy, Gone, NotEmpty, NotFound, ReadOnly, StaleSnapId
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.names import header_object, id_object, object_map_object
 from rbdfs.image.progress import OnProgress, quiet
@@ -18,7 +18,7 @@ async def remove_image(ioctx: IoCtx, name: str, image_id: str, on_progress: OnPr
     try:
         async with open_image(ioctx, name, image_id=image_id) as image:
             await _empty(image, on_progress)
-    except NotFound:
+    except (NotFound, Gone):
         if await _has_header(ioctx, image_id):
             raise
     await calls.remove(ioctx, object_map_object(image_id), missing_ok=True)

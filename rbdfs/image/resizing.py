@@ -88,7 +88,7 @@ async def _cut(image: ImageCore, number: int, size: int) -> None:
             await object_map.mark_exists(number)
     with suppress(NotFound):
         op = WriteOp([AssertExists(), Truncate(size)], image.path.snapc, full_try=True)
-        await image.path.data.operate(image.path.object_name(number), op)
+        await image.path.operate(number, op)
 
 
 async def remove_objects(image: ImageCore, start: int, end: int, on_progress: OnProgress = quiet) -> None:
@@ -115,4 +115,4 @@ async def _remove(image: ImageCore, runs: list[Run], on_progress: OnProgress) ->
 async def _remove_object(image: ImageCore, number: int) -> None:
     with suppress(NotFound):
         op = WriteOp([Remove()], image.path.snapc, full_try=True)
-        await image.path.data.operate(image.path.object_name(number), op)
+        await image.path.operate(number, op)

@@ -55,4 +55,4 @@ async def roll_back(image: ImageCore, snap: SnapInfo, on_progress: OnProgress) -
 
 async def _roll_back_object(image: ImageCore, snap: SnapInfo, number: int) -> None:
     op = WriteOp([Rollback(snap.id)], image.path.snapc)
-    await image.path.data.operate(image.path.object_name(number), op)
+    await image.path.operate(number, op)

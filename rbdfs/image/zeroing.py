@@ -81,4 +81,4 @@ async def _zero_object(image: ImageCore, extent: ObjectExtent) -> None:
     step = Truncate(within) if within + length == image.object_size else Zero(within, length)
     with suppress(NotFound):
         op = WriteOp([AssertExists(), step], image.path.snapc, full_try=True)
-        await image.path.data.operate(image.path.object_name(number), op)
+        await image.path.operate(number, op)

@@ -1,10 +1,11 @@
 """A local store with a pool, and helpers that read like what they do."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from rbdfs.local.cluster import open_store
 from rbdfs.rados.api import IoCtx
@@ -24,6 +25,13 @@ class Pools:
             if "data" not in (await cluster.list_pools()).values():
                 await cluster.create_pool("data")
             yield await cluster.open_pool("data")
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what other tasks, and threads, are about to bring forth."""
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110  # conditions of all kinds, of which few have an event
+            await trio.sleep(0.005)
 
 
 @pytest.fixture

@@ -1,15 +1,16 @@
 """The images of a pool and namespace."""
 
 import pytest
-from image.conftest import MIB, Pools
+from image.conftest import MIB, Pools, until
 
 from rbdfs.cls import directory as cls_directory
+from rbdfs.cls.notify import HeaderUpdate
 from rbdfs.cls.query import change
-from rbdfs.errors import Busy, Exists, InvalidArgument, NotEmpty, NotFound, NotSupported
+from rbdfs.errors import Busy, Exists, Gone, InvalidArgument, NotEmpty, NotFound, NotSupported
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature
 from rbdfs.image.header import read_header
-from rbdfs.image.image import open_image
+from rbdfs.image.image import ImageChange, open_image
 from rbdfs.rados import calls
 
 
@@ -163,3 +164,19 @@ async def test_more_images_than_fit_a_page(pools: Pools) -> None:
         for number, name in enumerate(names):
             await change(ioctx, cls_directory.DIRECTORY, cls_directory.add_image(name, f"{number:x}"))
         assert list(await directory.list_images(ioctx)) == names
+
+
+async def test_open_image_that_is_removed_fails_from_then_on(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"data")
+            await image.flush()
+            changes: list[ImageChange] = []
+            image.subscribe(changes.append)
+            await calls.remove(ioctx, image.header_name)
+            image.watcher.tell_soon(HeaderUpdate())
+            await until(lambda: ImageChange.REMOVED in changes)
+            for attempt in (image.read(0, 4), image.write(0, b"x"), image.resize(5), image.write_zeroes(0, 1)):
+                with pytest.raises(Gone, match="removed"):
+                    await attempt

@@ -1,13 +1,16 @@
 """Who may write, and how it changes hands."""
 
+from contextlib import suppress
+
 import pytest
 import trio
 from image.conftest import MIB, Pools
+from image.faulty import FaultyIoCtx
 
 from rbdfs.cls import lock
 from rbdfs.cls.query import ask, change
 from rbdfs.cls.types import EntityName
-from rbdfs.errors import Busy, Exists, NotFound
+from rbdfs.errors import Blocklisted, Busy, Exists, NotFound
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature
 from rbdfs.image.image import Image, open_image
@@ -160,3 +163,19 @@ async def test_queued_writes_survive_a_hand_over(pools: Pools) -> None:
             for number in range(50):
                 assert await one.read(number * 5000, 5000) == bytes((number + 1,)) * 5000
                 assert await one.read(2 * MIB + number * 5000, 5000) == bytes((number + 1,)) * 5000
+
+
+async def test_silent_owner_is_fenced_before_its_lock_is_broken(pools: Pools) -> None:
+    async with pools.client() as inner, pools.client() as other:
+        await directory.create(other, "vm", 8 * MIB)
+        silent = FaultyIoCtx(inner)
+        with suppress(Blocklisted):  # leaving finds that out, too
+            async with open_image(silent, "vm") as old, open_image(other, "vm") as new:
+                await old.write(0, b"old")
+                await silent.watches[0].close()
+                with trio.fail_after(5):
+                    await new.write(0, b"new")
+                for attempt in (old.write(0, b"late"), old.write(5 * MIB, b"late"), old.read(0, 1)):
+                    with pytest.raises(Blocklisted):
+                        await attempt
+                assert await new.read(0, 4) == b"new\0"

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 import trio
 import trio.testing
-from image.conftest import MIB, Pools
+from image.conftest import MIB, Pools, until
 from image.faulty import FaultyIoCtx, Op, is_data_write, is_map_update
 
 from rbdfs.cls import lock
@@ -55,7 +55,7 @@ async def test_failed_read_is_told(pools: Pools) -> None:
         await directory.create(ioctx, "vm", 8 * MIB)
         async with open_image(ioctx, "vm") as image:
             await image.write(0, b"x" * (8 * MIB))
-            ioctx.rule = lambda name, _op: StoreFailure("bad sector") if name.endswith("1") else None
+            ioctx.rule = lambda name, _op: StoreFailure("bad sector") if name == image.path.object_name(1) else None
             with pytest.raises(StoreFailure):
                 await image.read(0, 8 * MIB)
             assert await image.read(0, 4 * MIB) == b"x" * (4 * MIB)
@@ -120,7 +120,7 @@ async def test_snapshot_waits_for_writes_in_flight_and_holds_back_later_ones(poo
             told: list[str] = []
             image.submit_write(0, b"before", lambda _: told.append("before"))
             nursery.start_soon(snapshots.create, image, "s")
-            await trio.testing.wait_all_tasks_blocked(0.02)
+            await until(lambda: not image.path.is_open)
             image.submit_write(0, b"behind", lambda _: told.append("behind"))
             await trio.testing.wait_all_tasks_blocked(0.02)
             assert told == []
@@ -162,7 +162,7 @@ async def test_write_to_an_object_under_removal_comes_after_it(pools: Pools) -> 
             await image.write(0, b"x" * (8 * MIB))
             ioctx.holds = lambda _name, op: Remove() in op.steps
             nursery.start_soon(image.write_zeroes, 0, 4 * MIB)
-            await trio.testing.wait_all_tasks_blocked(0.02)
+            await until(lambda: ioctx.held)
             told: list[RbdfsError | None] = []
             image.submit_write(100, b"survives", told.append)
             await trio.testing.wait_all_tasks_blocked(0.02)
@@ -183,13 +183,12 @@ async def test_lost_watch_is_made_anew_and_the_lock_kept(pools: Pools) -> None:
             await ioctx.watches[0].close()
             await directory.rename(inner, "vm", "new")  # we cannot hear it
             ioctx.watchers[0](WatchLost(NotConnected("lost")))
-            await trio.testing.wait_all_tasks_blocked(0.05)
+            await until(lambda: image.name == "new")
             assert len(ioctx.watches) == 2
             info = await ask(ioctx, image.header_name, lock.get_info(lock.RBD_LOCK))
             assert [locker.cookie for locker in info.lockers] == [f"auto {ioctx.watches[1].cookie}"]
             assert image.lock is not None
             assert image.lock.is_owner
-            assert image.name == "new"
             await image.write(4 * MIB, b"y")
 
 

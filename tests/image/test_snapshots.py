@@ -3,10 +3,10 @@
 import pytest
 import trio
 import trio.testing
-from image.conftest import MIB, Pools
+from image.conftest import MIB, Pools, until
 from image.faulty import FaultyIoCtx
 
-from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, NotSupported, RbdfsError
+from rbdfs.errors import Busy, Exists, Gone, InvalidArgument, NotFound, NotSupported, RbdfsError
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature
 from rbdfs.image.image import Image, ImageChange, open_image
@@ -183,7 +183,7 @@ async def test_write_waits_for_the_header_that_a_peer_changed(pools: Pools) -> N
             await image.write(0, b"first.")
             ioctx.holds = lambda name, op: name == image.header_name and isinstance(op, ReadOp)
             nursery.start_soon(snapshots.create, peer, "s")
-            await trio.testing.wait_all_tasks_blocked(0.05)
+            await until(lambda: ioctx.held)
             nursery.start_soon(image.write, 0, b"second")
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert await image.read(0, 6) == b"first."
@@ -191,3 +191,22 @@ async def test_write_waits_for_the_header_that_a_peer_changed(pools: Pools) -> N
             await image.flush()
             assert await image.read(0, 6) == b"second"
         assert await content(inner, "s", 0, 6) == b"first."
+
+
+async def test_removed_snapshot_reads_as_an_error_not_as_zeroes(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"data")
+            await snapshots.create(image, "s")
+            await image.write(0, b"more")
+            async with open_image(ioctx, "vm", snap_name="s") as snap:
+                assert await snap.read(0, 4) == b"data"
+                heard: list[ImageChange] = []
+                snap.subscribe(heard.append)
+                await snapshots.remove(image, "s")
+                await until(lambda: heard)
+                with pytest.raises(Gone, match="vm@s"):
+                    await snap.read(0, 4)
+                with pytest.raises(Gone, match="vm@s"):
+                    await snap.seek_data(0)
