@@ -46,6 +46,7 @@ from rbdfs.wire import decode_value
 
 _SERVICES = EntityType.MON | EntityType.OSD | EntityType.MGR
 _RENEW_AFTER = 0.75  # of a ticket's time (CephXTicketHandler::verify_service_ticket_reply)
+_MIN_RENEWAL = 1.0  # seconds; whatever a monitor thinks of, it is not asked in a loop
 _EACCES = -13
 
 
@@ -133,7 +134,11 @@ class Credentials:
         auth = self._tickets.get(EntityType.AUTH)
         if auth is None:
             raise WireError("tickets that nobody asked for")
-        self._tickets |= self.unpack_tickets(renewal.tickets, auth.session_key, now)
+        renewed = self.unpack_tickets(renewal.tickets, auth.session_key, now)
+        for service, ticket in self._tickets.items():
+            if service != EntityType.AUTH and service not in renewed:
+                ticket.renew_at = math.inf  # it is not given again: asking at once would be no use
+        self._tickets |= renewed
 
     # for the logins below
 
@@ -164,7 +169,8 @@ class Credentials:
                 raise WireError(f"ticket for service {entry.service:#x} encrypted with a key that we never had")
             blob = decode_value(bytes, old.session_key.unseal(Usage.TICKET_BLOB, blob))
         validity = float(secret.validity)
-        return _Ticket(secret.session_key, TicketBlob.from_bytes(blob), now + validity * _RENEW_AFTER, now + validity)
+        renew_at = now + max(validity * _RENEW_AFTER, _MIN_RENEWAL)
+        return _Ticket(secret.session_key, TicketBlob.from_bytes(blob), renew_at, now + validity)
 
     def authorizer(
         self, service: int, ticket: TicketBlob, key: CryptoKey, nonce: int, challenge: int | None = None

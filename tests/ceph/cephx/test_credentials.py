@@ -74,6 +74,14 @@ def test_renewal_replaces_service_tickets(client: KeyType, service: KeyType) -> 
     assert credentials.session_key(OSD) == monitor.service_keys[OSD]
 
 
+def test_monitor_that_gives_short_tickets_or_none_is_not_asked_in_a_loop() -> None:
+    credentials, _ = logged_in(KeyType.AES, KeyType.AES, ttl=0)
+    assert credentials.renew_at == credentials.login_again_at == 1.0
+    nothing = RenewalReply(GET_PRINCIPAL_SESSION_KEY, 0, TicketList(1, [])).to_bytes()
+    credentials.on_renewal_reply(MAuthReply(2, 0, 4100, nothing, "").to_bytes(), 1.0)
+    assert credentials.renew_at == math.inf
+
+
 def test_client_lives_a_week_on_tickets_of_a_minute() -> None:
     """Simulated time: renew and log in whenever due, and there is a good ticket at every moment."""
     credentials, monitor = logged_in(KeyType.AES256KRB5, KeyType.AES256KRB5)
