@@ -1,6 +1,8 @@
 """A monitor in this process: gives tickets, maps, and an end to sessions that are silent.
 
-`TicketMonitor` is the other side of cephx; `MonitorPeer` speaks to a client over a socket of loopback.
+`TicketMonitor` is the other side of cephx. `MonitorPeer` speaks to a client over a socket pair, which its `connect`
+makes in place of the messenger's own. There, bytes are at the other end at once, as simulated time needs it: over TCP
+they are on their way for some real microseconds, in which an autojump clock sees nothing to do.
 """
 
 import hmac
@@ -113,28 +115,33 @@ _BANNER = b"ceph v2\n" + struct.pack("<HQQ", 16, 1, 0)
 
 
 class MonitorPeer:
-    """Listens at `address`; every session is served like a monitor's, and counted."""
+    """Every session is served like a monitor's, and counted."""
 
     def __init__(self, tickets: TicketMonitor, osd_map: bytes) -> None:
         """`osd_map` is the front of an MOSDMap message."""
         self.tickets = tickets
         self.osd_map = osd_map
         self.sessions = self.expired = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = EntityAddr(AddrType.MSGR2, "127.0.0.1", self._listener.getsockname()[1])
+        self.address = EntityAddr(AddrType.MSGR2, "192.0.2.1", 3300)
+        self._clients, self._waiting = trio.open_memory_channel[socket.socket](10)
+
+    async def connect(self, address: EntityAddr) -> socket.socket:
+        """The client's end of a new connection."""
+        assert address == self.address
+        ours, theirs = socket.socketpair()
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+        await self._clients.send(ours)
+        return theirs
 
     async def serve(self) -> None:
         """Take clients until cancelled."""
-        self._listener.setblocking(False)
         async with trio.open_nursery() as nursery:
-            with trio.socket.from_stdlib_socket(self._listener) as listener:
-                while True:
-                    sock, _ = await listener.accept()
-                    nursery.start_soon(self._serve_client, sock)
+            async for sock in self._waiting:
+                nursery.start_soon(self._serve_client, trio.socket.from_stdlib_socket(sock))
 
     async def _serve_client(self, sock: "trio.socket.SocketType") -> None:
         with sock:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # simulated time does not wait for Nagle
             session = _Session(self, sock)
             try:
                 await session.greet()

@@ -13,6 +13,7 @@ from rbdfs.ceph.cephx.keys import KeyType
 from rbdfs.ceph.cluster import connect
 from rbdfs.ceph.config import ConnectOptions
 from rbdfs.ceph.messages import OSDMapMessage
+from rbdfs.ceph.msgr2 import connection
 from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.ceph.osdmap import OSDMap
 
@@ -26,11 +27,12 @@ def a_map() -> bytes:
 
 @pytest.mark.parametrize(("key_type", "mode"), [(KeyType.AES, Mode.CRC), (KeyType.AES256KRB5, Mode.SECURE)])
 async def test_thousand_idle_minutes_lose_nothing(
-    autojump_clock: trio.testing.MockClock, key_type: KeyType, mode: Mode
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, key_type: KeyType, mode: Mode
 ) -> None:
     key = new_key(key_type)
     tickets = TicketMonitor(key, key_type, ttl=3600)
     monitor = MonitorPeer(tickets, a_map())
+    monkeypatch.setattr(connection, "_connect", monitor.connect)
     options = ConnectOptions("client.admin", [monitor.address], key, "here", modes=(mode,), monitor_modes=(mode,))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(monitor.serve)
