@@ -134,11 +134,14 @@ async def for_each(
     """Do the work for each item, several at a time; the first error ends it, when those under way are done."""
     remaining = iter(items)
     errors: list[RbdfsError] = []
-    done = 0
+    workers, done = 1, 0
 
     async def worker() -> None:
-        nonlocal done
+        nonlocal workers, done
         for item in remaining:
+            if workers < at_once:  # there may be more to do
+                workers += 1
+                nursery.start_soon(worker)
             try:
                 await work(item)
             except RbdfsError as err:
@@ -149,8 +152,7 @@ async def for_each(
             on_done(done)
 
     async with open_tasks() as nursery:
-        for _ in range(at_once):
-            nursery.start_soon(worker)
+        await worker()
     if errors:
         raise errors[0]
 

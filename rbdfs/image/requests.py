@@ -172,7 +172,8 @@ class Requests:
 
         result = await self._run(serve, message, on_progress)
         self._serving.discard(request)
-        self._served[request] = result
-        while len(self._served) > _REMEMBERED:
-            self._served.popitem(last=False)
+        if result not in _AGAIN:
+            self._served[request] = result
+            while len(self._served) > _REMEMBERED:
+                self._served.popitem(last=False)
         self._image.watcher.tell_soon(AsyncComplete(request, result))

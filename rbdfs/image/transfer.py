@@ -86,7 +86,7 @@ async def _import_stream(image: Image, descriptor: int, on_progress: OnProgress)
     position = 0
     async with open_tasks() as nursery:
         slots = trio.Semaphore(_AT_ONCE)
-        while data := await _in_thread(_read_full, descriptor, _CHUNK):
+        while data := await _in_thread(_read_full, descriptor, _CHUNK, is_stream=True):
             if position + len(data) > image.size:
                 await image.resize(max(2 * image.size, position + len(data)))
             await slots.acquire()
@@ -169,7 +169,7 @@ async def _export_stream(image: Image, descriptor: int, size: int, on_progress: 
         nursery.start_soon(read_ahead, nursery)
         async for ready, slot in receive:
             await ready.wait()
-            await _in_thread(_write_full, descriptor, slot[0], None)
+            await _in_thread(_write_full, descriptor, slot[0], None, is_stream=True)
             done += len(slot[0])
             on_progress(done, size)
 
@@ -242,10 +242,10 @@ def _write_full(descriptor: int, data: bytes, offset: int | None) -> None:
         view = view[written:]
 
 
-async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
-    """File I/O may wait for a disk or a pipe: worth the hop."""
+async def _in_thread(work: Callable[..., T], *arguments: object, is_stream: bool = False) -> T:
+    """File I/O may wait for a disk: worth the hop. A stream may wait for ever, so whoever is interrupted leaves it."""
     try:
-        return await trio.to_thread.run_sync(partial(work, *arguments))
+        return await trio.to_thread.run_sync(partial(work, *arguments), abandon_on_cancel=is_stream)
     except OSError as err:
         raise _local_error(err, os.strerror(err.errno or 0)) from err
 

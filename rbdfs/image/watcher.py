@@ -60,11 +60,6 @@ class Watcher:
         if watch is not None:
             await watch.close()
 
-    @property
-    def is_watching(self) -> bool:
-        """Whether a watch stands, as far as we know."""
-        return self._watch is not None
-
     async def cookie(self) -> int:
         """The cookie of the watch; waits for one that is being made, raises why none can be."""
         while self._watch is None:
