@@ -1,12 +1,13 @@
 """A pool and a namespace of a Ceph cluster, as `rados.api.IoCtx`."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from rbdfs.ceph.linger import CephWatch, Notification
-from rbdfs.ceph.listing import list_names
+from rbdfs.ceph.listing import list_pages
 from rbdfs.ceph.op_message import OpFlag
 from rbdfs.ceph.osd_ops import EncodedSteps
 from rbdfs.ceph.pending import ObjectTarget
@@ -74,21 +75,31 @@ class CephIoCtx:
         An OSD also lists objects that are removed but for clones that a snapshot still needs. So where the pool has
         ever had a snapshot, each object is asked whether it exists.
         """
-        names = list_names(self._list_page, lambda: self._objecter.epoch, self.namespace)
-        osdmap = self._objecter.osdmap
-        assert osdmap is not None
-        pool = osdmap.pools.get(self.pool_id)
+        pool = self.cluster.osdmap.pools.get(self.pool_id)
         has_snaps = pool is not None and pool.snap_seq > 0
-        async for name in names:
-            if not has_snaps or await self._exists(name):
+        async for names in list_pages(self._list_page, lambda: self._objecter.epoch, self.namespace):
+            for name in await self._existing(names) if has_snaps else names:
                 yield name
 
-    async def _exists(self, name: str) -> bool:
-        try:
-            await self.operate(name, ReadOp([Stat()]))
-        except NotFound:
-            return False
-        return True
+    async def _existing(self, names: Sequence[str]) -> list[str]:
+        """Those of some objects that exist; all are asked at once."""
+        outcomes: dict[str, Outcome] = {}
+        left, done = len(names), trio.Event()
+
+        def on_complete(name: str, outcome: Outcome) -> None:
+            nonlocal left
+            outcomes[name] = outcome
+            left -= 1
+            if not left:
+                done.set()
+
+        for name in names:
+            self.submit(name, ReadOp([Stat()]), partial(on_complete, name))
+        await done.wait()
+        for outcome in outcomes.values():
+            if isinstance(outcome, RbdfsError) and not isinstance(outcome, NotFound):
+                raise outcome
+        return [name for name in names if isinstance(outcomes[name], Reply)]
 
     async def _list_page(self, raw_hash: int, encoded: EncodedSteps) -> Buffer:
         target = ObjectTarget(self.pool_id, self.namespace, "", raw_hash)

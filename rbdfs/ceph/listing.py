@@ -16,14 +16,14 @@ _PAGE = 1000  # librados: 1024 by default, an OSD gives at most osd_max_pgls = 1
 Ask = Callable[[int, EncodedSteps], Awaitable[Buffer]]  # the hash that picks the placement group; the op
 
 
-async def list_names(ask: Ask, epoch: Callable[[], int], namespace: str) -> AsyncIterator[str]:
-    """The names of the objects in a namespace."""
+async def list_pages(ask: Ask, epoch: Callable[[], int], namespace: str) -> AsyncIterator[list[str]]:
+    """The names of the objects in a namespace, some at a time."""
     position = HObject()
     while not position.is_max:
         page = await ask(position.hash, encode_list(_PAGE, epoch(), position.to_bytes()))
         position, names = decode_page(page, namespace)
-        for name in names:
-            yield name
+        if names:
+            yield names
 
 
 def decode_page(page: Buffer, namespace: str) -> tuple[HObject, list[str]]:
