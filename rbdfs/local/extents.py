@@ -19,6 +19,8 @@ class Piece(NamedTuple):
 def pieces(blocks: "array[int]", offset: int, end: int) -> list[Piece]:
     """The mapped parts of a range, neighbours in the file joined."""
     found: list[Piece] = []
+    if offset >= end:
+        return found
     index, last = offset >> BLOCK_BITS, min((end - 1) >> BLOCK_BITS, len(blocks) - 1)
     while index <= last:
         block = blocks[index]

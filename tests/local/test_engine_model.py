@@ -221,12 +221,14 @@ def test_store_does_what_a_dictionary_would(actions: list[tuple[object, ...]]) -
     async def main() -> None:
         with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
             pair = Pair(Path(directory) / "store")
-            await pair.open()
-            for act, *arguments in actions:
-                await getattr(pair, str(act))(*arguments)
-            await pair.compare()
-            await pair.reopen()
-            await pair.compare()
-            await pair.close()
+            try:
+                await pair.open()
+                for act, *arguments in actions:
+                    await getattr(pair, str(act))(*arguments)
+                await pair.compare()
+                await pair.reopen()
+                await pair.compare()
+            finally:
+                await pair.close()
 
     trio.run(main)
