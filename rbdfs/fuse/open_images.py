@@ -37,23 +37,28 @@ Key = tuple[str, SnapId]
 class ImageFile(OpenFile):
     """An open image or snapshot, as a file."""
 
-    __slots__ = ("allocation", "image", "kept", "may_keep_pages")
+    __slots__ = ("_has_other_writers", "allocation", "image", "kept", "may_keep_pages")
 
     def __init__(self, inode: Inode, image: Image) -> None:
         super().__init__(inode.number, image)
         self.image = image
-        self.may_keep_pages = inode.snap_id != HEAD  # a snapshot never changes; an image only from its first open on
+        self.may_keep_pages = False  # what the kernel holds is from before we watched the image
+        ours = f"client.{image.ioctx.cluster.instance_id}"
+        self._has_other_writers = image.lock is None or any(locker.entity != ours for locker in image.header.lockers)
         self.kept: Kept | None = None  # read when needed, void after a change of metadata
         self.allocation = _Allocation()
 
     def keep_pages_at_open(self) -> bool:
         """Whether the pages that the kernel holds are still good for one more open."""
+        if self.image.snap is not None:
+            return True
         keep, self.may_keep_pages = self.may_keep_pages, True
-        return keep and not self._is_in_foreign_hands()
+        return keep and not self._has_other_writers
 
-    def _is_in_foreign_hands(self) -> bool:
-        ours = f"client.{self.image.ioctx.cluster.instance_id}"
-        return self.image.snap is None and any(locker.entity != ours for locker in self.image.header.lockers)
+    def lock_moved(self) -> None:
+        """The exclusive lock was taken or given up, by us or by another client."""
+        lock = self.image.lock
+        self._has_other_writers = lock is None or not lock.is_owner
 
     async def allocated_bytes(self) -> int:
         """Bytes that it occupies; where that is dear to find out, as it was a moment ago."""

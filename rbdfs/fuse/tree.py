@@ -27,6 +27,7 @@ from rbdfs.image.changes import ImageChange
 from rbdfs.image.header import Header, SnapInfo, read_header
 from rbdfs.image.lookup import lookup
 from rbdfs.image.metadata import list_metadata
+from rbdfs.image.usage import occupied_bytes
 from rbdfs.rados.api import IoCtx, PoolUsage
 
 
@@ -117,9 +118,7 @@ class Tree:
                 raise NotFound(f"{inode}: no such snapshot")
             async with self.images.using(inode) as file:
                 return self._make_attributes(inode, header, snap, kept, snap.size, await file.allocated_bytes())
-        allocated = None
-        if header.data_pool_id is None:
-            allocated = await self._ioctx.allocated_bytes(header.object_prefix + ".")
+        allocated = await occupied_bytes(self._ioctx, header)
         if allocated is None:
             async with self.images.using(inode) as file:
                 allocated = await file.allocated_bytes()
@@ -261,6 +260,8 @@ class Tree:
         image = file.image
         if image.snap is not None:
             return  # a snapshot does not change; that it goes is heard by its image
+        if change & ImageChange.LOCK:
+            file.lock_moved()
         if change & ImageChange.CONTENT:
             file.may_keep_pages = False
             self._notifier.invalidate_content(file.inode)
