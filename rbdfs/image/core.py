@@ -155,7 +155,7 @@ class ImageCore:
         self.path.snapc = header.snapc
         if header.all_snaps != old.all_snaps:
             change |= ImageChange.SNAPSHOTS
-        if forbids_writing(header.features) or header.parent is not None:
+        if forbids_writing(header.features, header.op_features) or header.parent is not None:
             self.is_read_only = True
             self.path.shut()
         self._apply_lock_feature(header)
@@ -249,7 +249,7 @@ class ImageCore:
 
     def why_read_only(self) -> str:
         """The reason, for messages."""
-        refused = forbids_writing(self.header.features)
+        refused = forbids_writing(self.header.features, self.header.op_features)
         if self.snap is not None:
             return "a snapshot cannot be written"
         if refused:

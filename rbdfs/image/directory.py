@@ -19,7 +19,7 @@ from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.removal import remove_image
 from rbdfs.image.renaming import rename as rename
 from rbdfs.image.spec import check_image_name
-from rbdfs.image.striping import Striping
+from rbdfs.image.striping import MAX_SIZE, Striping
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Create
@@ -60,12 +60,14 @@ async def create(
         raise InvalidArgument(f"object order {order} is not between {_MIN_ORDER} and {_MAX_ORDER}")
     if size < 0:
         raise InvalidArgument(f"size {size}")
+    if size > MAX_SIZE:
+        raise TooLarge(f"size {size}")
     striping = Striping.of(order, stripe_unit, stripe_count)
-    features &= ~Feature.DATA_POOL
+    features &= ~int(Feature.DATA_POOL)
     if not striping.is_simple or striping.stripe_unit != striping.object_size:
         features |= Feature.STRIPINGV2
     else:
-        features &= ~Feature.STRIPINGV2
+        features &= ~int(Feature.STRIPINGV2)
     data_pool_id = -1
     if data_pool and data_pool != ioctx.pool_name:
         data_pool_id = (await ioctx.cluster.open_pool(data_pool)).pool_id

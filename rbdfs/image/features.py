@@ -3,7 +3,7 @@
 A bit that we do not know forbids reading only where it changes how data is laid out; every other one forbids writing.
 """
 
-from rbdfs.cls.rbd_types import Feature, ImageFlag
+from rbdfs.cls.rbd_types import OP_FEATURES_ALL, Feature, ImageFlag
 from rbdfs.errors import NotSupported
 
 __all__ = [
@@ -40,9 +40,11 @@ def feature_names(features: int) -> list[str]:
 _KNOWN = {int(feature) for feature in Feature}
 
 
-def forbids_writing(features: int) -> list[str]:
-    """The names of the features because of which we can read only."""
-    return feature_names(features & ~_WRITABLE)
+def forbids_writing(features: int, op_features: int = 0) -> list[str]:
+    """The names of the features, and of what else has been done with the image, because of which we can read only."""
+    operations = op_features & ~OP_FEATURES_ALL
+    names = [f"operation-{bit}" for bit in range(operations.bit_length()) if operations & (1 << bit)]
+    return feature_names(features & ~int(_WRITABLE)) + names
 
 
 def check_readable(features: int, incompatible: int, what: str) -> None:
@@ -50,7 +52,7 @@ def check_readable(features: int, incompatible: int, what: str) -> None:
 
     `incompatible` is what the store's object class says that a reader must know: it may be newer than we are.
     """
-    refused = (incompatible & ~_READABLE) | (features & (Feature.MIGRATING | Feature.DIRTY_CACHE))
+    refused = (incompatible & ~int(_READABLE)) | (features & (Feature.MIGRATING | Feature.DIRTY_CACHE))
     if refused:
         raise NotSupported(f"{what}: feature {', '.join(feature_names(refused))} is not supported")
 
@@ -58,8 +60,8 @@ def check_readable(features: int, incompatible: int, what: str) -> None:
 def check_creatable(features: int) -> None:
     """NotSupported where an image cannot be made with these features."""
     makeable = DEFAULT_FEATURES | Feature.STRIPINGV2 | Feature.DATA_POOL
-    if features & ~makeable:
-        raise NotSupported(f"feature {', '.join(feature_names(features & ~makeable))} is not supported")
+    if features & ~int(makeable):
+        raise NotSupported(f"feature {', '.join(feature_names(features & ~int(makeable)))} is not supported")
     for feature, needed in _NEEDS.items():
         if features & feature and not features & needed:
             raise NotSupported(f"feature {feature_names(feature)[0]} needs {feature_names(needed)[0]}")

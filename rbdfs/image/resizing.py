@@ -16,9 +16,8 @@ from rbdfs.image.fanout import for_each
 from rbdfs.image.listing import find_existing
 from rbdfs.image.object_map import EXISTS, Run, numbers_of
 from rbdfs.image.progress import OnProgress, quiet
+from rbdfs.image.striping import MAX_SIZE
 from rbdfs.rados.ops import AssertExists, Remove, Truncate, WriteOp
-
-_MAX_SIZE = 2**63 - 1  # off_t: more could not be shown as a file
 
 
 async def resize(image: ImageCore, size: int, *, allow_shrink: bool = True, on_progress: OnProgress = quiet) -> None:
@@ -38,7 +37,7 @@ async def resize(image: ImageCore, size: int, *, allow_shrink: bool = True, on_p
 async def grow(image: ImageCore, size: int) -> None:
     """Make the image larger; writes within its old size go on meanwhile."""
     count = image.header.striping.object_count(size)
-    if size > _MAX_SIZE:
+    if size > MAX_SIZE:
         raise TooLarge(f"{image.what}: {size} bytes")
     if image.object_map is not None:
         if count > MAX_OBJECT_MAP_COUNT:

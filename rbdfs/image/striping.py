@@ -16,6 +16,8 @@ from rbdfs.errors import InvalidArgument
 
 ObjectNumber = NewType("ObjectNumber", int)
 
+MAX_SIZE = 2**63 - 1  # of an image: more could not be shown as a file (off_t)
+
 
 class ObjectExtent(NamedTuple):
     """A contiguous part of one object, and where its bytes lie in the caller's buffer: (offset, length), in order."""
