@@ -25,10 +25,9 @@ def pairs(archive: str, ending: str) -> list[tuple[str, bytes, Any]]:
     return [(name, found[name + ending], json.loads(found[name + ".json"])) for name in names]
 
 
-def cut(data: bytes, limit: int = 400) -> Iterator[bytes]:
-    """`data` without its end, cut at every byte; where there are more than `limit`, at that many spread evenly."""
-    step = max(1, len(data) // limit)
-    for length in range(0, len(data), step):
+def cut(data: bytes) -> Iterator[bytes]:
+    """`data` without its end, cut at every byte."""
+    for length in range(len(data)):
         yield data[:length]
 
 

@@ -46,7 +46,7 @@ def evaluate(
 ) -> list[int]:
     """The devices that a rule gives for an input, at most `size`; none where there is no such rule."""
     rule = crush.rules.get(rule_number)
-    if rule is None:
+    if rule is None or size <= 0:
         return []
     draw = Draw(crush, x, weights, choose_args or {})
     if rule.is_msr:
