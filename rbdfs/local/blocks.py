@@ -18,7 +18,7 @@ What always holds (a *generation* is what one commit makes durable):
 
 import sys
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from rbdfs.errors import Corrupt, NoSpace
 from rbdfs.local.batch import Batch
@@ -253,19 +253,28 @@ class Blocks:
                 if len(self._pages) <= PAGES_KEPT * 3 // 4:
                     break
 
-    def free_runs(self) -> Iterable[tuple[int, int]]:
+    def free_runs(self) -> Iterator[tuple[int, int]]:
         """All runs (first block, blocks) that nothing refers to; only right after opening."""
-        for number in range(len(self._free)):
-            counts = block_array(self._load_page(number) or _NO_BLOCKS)
-            index = 0
-            while index < PAGE:
-                if counts[index]:
-                    index += 1
-                    continue
-                first = index
-                while index < PAGE and not counts[index]:
-                    index += 1
-                yield (number << PAGE_BITS) + first, index - first
+        first = length = 0
+        for number, chunks in enumerate(self._free):
+            counts = None
+            for place, left in enumerate(chunks):
+                start = (number << PAGE_BITS) + place * CHUNK
+                if left in (0, CHUNK):
+                    free = [(start, left)]
+                else:
+                    counts = counts or block_array(self._load_page(number) or _NO_BLOCKS)
+                    chunk = counts[place * CHUNK : (place + 1) * CHUNK]
+                    free = [(start + index, 1) for index, count in enumerate(chunk) if not count]
+                for block, got in free:
+                    if block == first + length:
+                        length += got
+                        continue
+                    if length:
+                        yield first, length
+                    first, length = block, got
+        if length:
+            yield first, length
 
     @property
     def end(self) -> int:

@@ -36,7 +36,7 @@ from rbdfs.rados.ops import HEAD, Buffer, Read, ReadOp, Reply, SparseData, Spars
 
 log = logging.getLogger(__name__)
 
-_DIRTY_OBJECTS = 8192  # commit early: what waits must stay in memory
+_DIRTY_OBJECTS = 4096  # commit early: what waits stays in memory, and the batch is made in one go (about 10 ms)
 _UNSETTLED_BLOCKS = 1 << 16
 _BLOCK_MASK = BLOCK_SIZE - 1
 _INLINE = 1 << 16  # bytes; a fresh buffer this small is cheaper zeroed than sliced

@@ -152,7 +152,8 @@ class Call(NamedTuple):
     argument: Buffer = b""
 
 
-# Steps that write; no outputs. All but Remove create the object where it is missing.
+# Steps that write; no outputs. They create the object where it is missing, but for Remove, RemoveXattr, OmapRemoveKeys
+# and OmapClear, which are NotFound then, and Zero and Truncate, which do nothing.
 
 
 class Create(NamedTuple):
@@ -366,7 +367,7 @@ class OmapValues(NamedTuple):
 class CloneInfo(NamedTuple):
     """A stored state of an object: the snapshots that see it, its size, what it shares with the next newer one."""
 
-    clone_id: SnapId  # the newest snapshot that sees it; HEAD for the head
+    clone_id: SnapId  # the newest snapshot there was when it was made; HEAD for the head
     snaps: tuple[SnapId, ...]  # oldest first; empty for the head
     size: int
     overlap: tuple[tuple[int, int], ...]  # extents (offset, length) unchanged in the next newer state
