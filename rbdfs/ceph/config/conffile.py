@@ -26,7 +26,7 @@ _SECTION = re.compile(r"\[([^\]]+)\]\s*(?:[#;].*)?$")
 _KEY = re.compile(r"([^=#;\[\]]+?)\s*=\s*(.*)$", re.DOTALL)
 _QUOTED = re.compile(r"""(["'])((?:\\.|(?!\1).)*)\1\s*(?:[#;].*)?$""", re.DOTALL)
 _PLAIN = re.compile(r"((?:\\.|[^#;\\])*)", re.DOTALL)
-_ESCAPE = re.compile(r"\\([#;\"'\\])")
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
 def normalize_key(key: str) -> str:

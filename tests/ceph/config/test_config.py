@@ -1,7 +1,9 @@
 """ceph.conf, keyrings, flags and environment: who wins, and what is said about a bad file."""
 
 import os
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 from uuid import UUID
 
@@ -9,8 +11,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from rbdfs.ceph.cephx.keys import CryptoKey
-from rbdfs.ceph.config import Flags, load, monhost
+from rbdfs.ceph.config import Flags, conffile, load, monhost
 from rbdfs.ceph.config.conffile import parse
+from rbdfs.ceph.config.settings import Settings
 from rbdfs.ceph.msgr2.login import Method, Mode
 from rbdfs.errors import ConfigError
 
@@ -255,3 +258,49 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         parse(text, "file")
     except ConfigError as err:
         assert str(err).startswith("file:")  # noqa: PT017
+
+
+@pytest.mark.skipif(not shutil.which("ceph-conf"), reason="ceph-conf, to compare with, is not installed")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[global]\nkey a = c\n",
+        "[global]\nkey_a=c # x\n",
+        "[global]\nkey a = c;x\n",
+        "[global]\nkey a = c#x\n",
+        "[global]\nkey a = c \\# d\n",
+        "[global]\nkey a = a\\\\b\n",
+        "[global]\nkey a = \\$name\n",
+        "[global]\nkey a = 'c d' # x\n",
+        '[global]\nkey a = "c\\"d"\n',
+        "[global]\n\tkey   a   =   x y  z  \n",
+        "[global]\nkey a = x=y\n",
+        "[global]\nkey a =\n",
+        "[global]\nkey a = x\nkey_a = y\n",
+        "[global]\nKEY A = upper\n",
+        "[global] # comment\r\nkey a = crlf\r\n",
+        "key a = before any section\n",
+        "[global]\nkey a = one \\\ntwo\n",
+        "[client.u]\n[global]\nkey a = 5\n[client.u]\nkey a = 6\n",
+        "[client]\nkey a = y\n[global]\nkey a = x\n",
+        "[client.other]\nkey a = 1\n",
+        "[global]\nkey a = $name-$id-$type-$cluster-$num $host $unknown $$name {x}\n",
+        "[global]\nkey a = [v2:1.2.3.4:3300/0,v1:1.2.3.4:6789/0]\n",
+        "[global]\nnonsense\n",
+        "[global\nkey a = 1\n",
+        '[global]\nkey a = "x\n',
+        '[global]\nkey a = "x" y\n',
+        "[]\nkey a = 1\n",
+    ],
+)
+def test_values_are_those_that_ceph_reads(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "ceph.conf"
+    path.write_bytes(text.encode())
+    command = ["ceph-conf", "-c", str(path), "--name", "client.u", "--lookup", "key a"]
+    theirs = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "parse error" in theirs.stderr:
+        with pytest.raises(ConfigError, match=rf"{path}:\d: "):
+            conffile.read(path)
+        return
+    ours = Settings(conffile.read(path), "client.u", "ceph", {}).get("key_a", "absent")
+    assert ours == (theirs.stdout.removesuffix("\n") if theirs.returncode == 0 else "absent")
