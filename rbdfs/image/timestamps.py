@@ -45,7 +45,7 @@ class Timestamps:
     async def close(self) -> None:
         """Tell the last writes; nothing is due any more."""
         self.modify_is_due = self.access_is_due = False
-        if self.has_new_writes or self._is_telling:
+        if (self.has_new_writes or self._is_telling) and not self._image.is_read_only:
             await self._tell_once()
 
     async def _tell_access(self) -> None:

@@ -6,6 +6,7 @@ from image.conftest import MIB, Pools, until
 
 from rbdfs.errors import Exists, InvalidArgument, NotFound, RbdfsError, ReadOnly
 from rbdfs.image import directory, snapshots
+from rbdfs.image.header import read_header
 from rbdfs.image.image import ImageChange, open_image
 from rbdfs.rados.ops import Buffer
 
@@ -95,6 +96,7 @@ async def test_snapshot_cannot_be_written(pools: Pools) -> None:
         await directory.create(ioctx, "vm", MIB)
         async with open_image(ioctx, "vm") as image:
             await snapshots.create(image, "s")
+        modified = (await read_header(ioctx, image.image_id)).modify_timestamp
         async with open_image(ioctx, "vm", snap_name="s") as image:
             with pytest.raises(ReadOnly):
                 await image.write(0, b"no")
@@ -102,6 +104,7 @@ async def test_snapshot_cannot_be_written(pools: Pools) -> None:
                 await image.write_zeroes(0, 10)
             with pytest.raises(ReadOnly):
                 await image.resize(5)
+        assert (await read_header(ioctx, image.image_id)).modify_timestamp == modified
 
 
 async def test_read_only_image_refuses_writes_and_takes_no_lock(pools: Pools) -> None:
