@@ -322,10 +322,10 @@ class ImageCore:
             case Unknown():
                 answer(Response(_NOT_SUPPORTED).to_bytes() if is_owner else b"")
             case _:
-                if is_owner:
+                if self.lock is not None and self.lock.accepts_requests:
                     self.on_request(message, answer)
                 else:
-                    answer()
+                    answer()  # the next owner gets it, when it is asked again (librbd: accept_request)
 
     def on_async_news(self, message: AsyncProgress | AsyncComplete) -> None:
         """News of a request that we, or another client, made to the lock owner."""

@@ -49,6 +49,7 @@ class ExclusiveLock:
         what: str,
     ) -> None:
         self.is_owner = False
+        self._releases = 0  # under way
         self._ioctx = ioctx
         self._name = name
         self._watcher = watcher
@@ -61,6 +62,11 @@ class ExclusiveLock:
         self._client = NO_CLIENT  # the watch that the lock names
         self._transition = trio.Lock()
         self._peer_moved = trio.Event()
+
+    @property
+    def accepts_requests(self) -> bool:
+        """Whether we own the lock for long enough to do something for another client."""
+        return self.is_owner and not self._releases
 
     @property
     def assertion(self) -> Call:
@@ -143,14 +149,18 @@ class ExclusiveLock:
 
     async def release(self) -> None:
         """Give the lock up, if we own it; what is written is in the store then."""
-        async with self._at_rest(), self._transition:
-            if not self.is_owner:
-                return
-            try:
-                await self._before_release()
-            finally:
-                self.is_owner = False
-                await self._unlock()
+        self._releases += 1
+        try:
+            async with self._at_rest(), self._transition:
+                if not self.is_owner:
+                    return
+                try:
+                    await self._before_release()
+                finally:
+                    self.is_owner = False
+                    await self._unlock()
+        finally:
+            self._releases -= 1
         with suppress(RbdfsError):  # whoever waits looks again by itself, if later
             await self._watcher.notify(ReleasedLock(self._client))
 

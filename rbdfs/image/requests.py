@@ -71,6 +71,11 @@ class Requests:
         request: AsyncRequestId | None = None
         while True:
             lock = image.lock
+            if request is not None and request in self._served:  # it was done, and we heard of it late
+                if (result := self._served[request]) < 0:
+                    raise from_result(result, f"{image.what}: by the lock owner")
+                await image.refresh()
+                return
             if lock is None or lock.is_owner or await lock.acquire(ask_holder=False):
                 if await self._try_here(here, on_progress):
                     return
@@ -115,8 +120,9 @@ class Requests:
         """The owner tells how a request goes."""
         asked = self._asked.get(message.request)
         if asked is None:
-            return
-        if isinstance(message, AsyncProgress):
+            if isinstance(message, AsyncComplete):  # another owner's work, or ours come late: if asked for again, done
+                self._remember(message.request, message.result)
+        elif isinstance(message, AsyncProgress):
             asked.heard()
             asked.on_progress(message.offset, message.total)
         else:
@@ -147,6 +153,12 @@ class Requests:
             self._serving.add(request)
             self._image.nursery.start_soon(self._run_and_tell, serve, message, request)
 
+    def _remember(self, request: AsyncRequestId, result: int) -> None:
+        if result not in _AGAIN:
+            self._served[request] = result
+            while len(self._served) > _REMEMBERED:
+                self._served.popitem(last=False)
+
     async def _run(self, serve: Serve, message: Message, on_progress: OnProgress) -> int:
         image = self._image
         try:
@@ -172,8 +184,5 @@ class Requests:
 
         result = await self._run(serve, message, on_progress)
         self._serving.discard(request)
-        if result not in _AGAIN:
-            self._served[request] = result
-            while len(self._served) > _REMEMBERED:
-                self._served.popitem(last=False)
+        self._remember(request, result)
         self._image.watcher.tell_soon(AsyncComplete(request, result))
