@@ -216,7 +216,7 @@ class Draft:
         limit = min(self.size - (index << BLOCK_BITS), BLOCK_SIZE)
         if not block or source.size <= start:
             self._set(index, 0)
-        elif source.size - start > limit:
+        elif min(source.size - start, BLOCK_SIZE) > limit:
             # The rest of the source's block must not show through when this object grows.
             data = extents.read(self._media, source, start, min(source.size, start + limit))
             self._set(index, 0)
