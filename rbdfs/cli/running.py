@@ -11,7 +11,7 @@ def run_async(function: Callable[..., Awaitable[int | None]], *arguments: Any) -
     import trio
 
     try:
-        # Ctrl-C ends the command's own task, which then cleans up; it must not hit one that serves it, such as the store.
+        # Ctrl-C ends the command's own task, which then cleans up; it must not hit one that serves it (the store).
         return trio.run(function, *arguments, restrict_keyboard_interrupt_to_checkpoints=True) or 0
     except trio.TooSlowError as err:
         raise TimedOut("the store does not answer in time") from err
