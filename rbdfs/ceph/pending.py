@@ -6,6 +6,7 @@ objecter's. This is the hot path: an op that is one Read or one Write goes past 
 
 import logging
 import os
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from rbdfs.ceph.hobject import OrderKey, head_object
 from rbdfs.ceph.op_message import ALWAYS, OpFlag, OpReply
 from rbdfs.ceph.osd_ops import READING_STEPS, SNAP_DIR, Decoder, EncodedSteps, encode_read, encode_steps, encode_write
 from rbdfs.ceph.placement import Placement
-from rbdfs.errors import Corrupt, RbdfsError, WireError, from_result
+from rbdfs.errors import Corrupt, InvalidArgument, RbdfsError, WireError, from_result
 from rbdfs.rados.api import OnComplete, Outcome
 from rbdfs.rados.ops import HEAD, NO_SNAPS, Buffer, ListSnaps, PoolId, Read, ReadOp, Reply, Write, WriteOp
 
@@ -223,6 +224,13 @@ class HeldOps:
 
 def make_op(tid: int, target: ObjectTarget, op: ReadOp | WriteOp, on_complete: OnComplete) -> PendingOp:
     """Encode an op of the contract; raises what is wrong with it."""
+    try:
+        return _encode_op(tid, target, op, on_complete)
+    except struct.error as err:
+        raise InvalidArgument(f"{target}: {err}") from err
+
+
+def _encode_op(tid: int, target: ObjectTarget, op: ReadOp | WriteOp, on_complete: OnComplete) -> PendingOp:
     steps = op.steps
     data: tuple[Buffer, ...]
     if type(op) is ReadOp:

@@ -13,9 +13,18 @@ from rbdfs.ceph.op_message import OpFlag
 from rbdfs.ceph.osd_ops import OpCode
 from rbdfs.ceph.osdmap import MapFlag
 from rbdfs.ceph.pool import PoolFlag
-from rbdfs.errors import Blocklisted, NotFound, RbdfsError, StoreFailure, TimedOut, WireError
+from rbdfs.errors import (
+    Blocklisted,
+    InvalidArgument,
+    NotFound,
+    NotSupported,
+    RbdfsError,
+    StoreFailure,
+    TimedOut,
+    WireError,
+)
 from rbdfs.rados.api import Outcome
-from rbdfs.rados.ops import PoolId, Read, ReadOp, Remove, Reply, SnapContext, SnapId, Stat, Write, WriteOp
+from rbdfs.rados.ops import CloneRange, PoolId, Read, ReadOp, Remove, Reply, SnapContext, SnapId, Stat, Write, WriteOp
 
 READ = ReadOp([Read(0, 100)])
 WRITE = WriteOp([Write(0, b"data")], SnapContext(5, (SnapId(5), SnapId(3))))
@@ -105,6 +114,19 @@ async def test_an_error_of_the_osd_becomes_ours() -> None:
         await cluster.settle()
         cluster.ops[0].reply(-errno.ENOENT)
         assert isinstance(client.outcome("a"), NotFound)
+
+
+async def test_an_op_that_cannot_be_encoded_fails_alone() -> None:
+    cluster = Peers()
+    client = Client(cluster)
+    async with cluster.objecter():
+        client.submit("a", ReadOp([Read(-1, 10)]))
+        client.submit("b", WriteOp([CloneRange(0, "c", 0, 1)]))
+        client.submit("c", READ)
+        assert isinstance(client.outcome("a"), InvalidArgument)
+        assert isinstance(client.outcome("b"), NotSupported)
+        await cluster.settle()
+        assert [op.name for op in cluster.ops] == ["c"]
 
 
 async def test_after_a_broken_connection_all_is_sent_again_in_order_under_the_same_numbers(
