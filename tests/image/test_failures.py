@@ -237,22 +237,25 @@ async def test_map_that_goes_missing_under_way_is_flagged_once_for_all_writes(po
                 assert await image.read(number * 4 * MIB, 4) == b"data"
 
 
+UNIT = 1 << 16  # an object of the story
+
+
 class Story:
     """Operations of every kind, one after the other; what was acknowledged is what must be there."""
 
     def __init__(self) -> None:
-        self.content = bytearray(6 * MIB)
+        self.content = bytearray(6 * UNIT)
         self.doubtful: list[tuple[int, int]] = []  # extents that a failed operation may or may not have changed
 
     async def run(self, image: Image) -> None:
-        await self.write(image, 0, b"a" * MIB)
+        await self.write(image, 0, b"a" * UNIT)
         await snapshots.create(image, "s")
-        await self.write(image, MIB // 2, b"b" * MIB)
-        await self.zero(image, MIB, 2 * MIB)
-        await self.write(image, 5 * MIB, b"c" * (2 * MIB))
-        self.doubtful.append((4 * MIB, 4 * MIB))
-        await image.resize(4 * MIB)
-        self.doubtful.append((0, 8 * MIB))
+        await self.write(image, UNIT // 2, b"b" * UNIT)
+        await self.zero(image, UNIT, 2 * UNIT)
+        await self.write(image, 5 * UNIT, b"c" * (2 * UNIT))
+        self.doubtful.append((4 * UNIT, 4 * UNIT))
+        await image.resize(4 * UNIT)
+        self.doubtful.append((0, 8 * UNIT))
         await snapshots.rollback(image, "s")
         await snapshots.remove(image, "s")
 
@@ -269,8 +272,8 @@ class Story:
         self.content[offset : offset + length] = bytes(length)
 
     def check(self, found: bytes) -> None:
-        expected = self.content + bytes(8 * MIB - len(self.content))
-        actual = bytearray(found) + bytes(8 * MIB - len(found))
+        expected = self.content + bytes(8 * UNIT - len(self.content))
+        actual = bytearray(found) + bytes(8 * UNIT - len(found))
         for offset, length in self.doubtful:
             expected[offset : offset + length] = actual[offset : offset + length] = bytes(length)
         assert actual == expected
@@ -283,7 +286,7 @@ async def test_failure_at_every_point(pools: Pools, part: int) -> None:
         ioctx = FaultyIoCtx(inner)
         for at in itertools.count(part, 6):
             name = f"vm{at}"
-            await directory.create(inner, name, 6 * MIB, order=20)
+            await directory.create(inner, name, 6 * UNIT, order=16)
             story = Story()
             if not await fails_at(ioctx, name, story, at):
                 break
@@ -291,7 +294,7 @@ async def test_failure_at_every_point(pools: Pools, part: int) -> None:
                 with trio.fail_after(20):
                     story.check(await image.read(0, image.size))
                     await check_map(image)
-                    await image.write(3 * MIB, b"usable")
+                    await image.write(3 * UNIT, b"usable")
                     await snapshots.purge(image)
             await directory.remove(inner, name)
         assert at > 20
