@@ -144,9 +144,8 @@ class Objecter:
 
     def abandon(self, op: PendingOp) -> None:
         """Forget an op whose outcome does not matter any more."""
-        op.is_abandoned = True
         self._detach(op)
-        op.gone()
+        op.abandon()
 
     def _start(self, op: PendingOp) -> None:
         if self._verdict is not None:
@@ -364,7 +363,7 @@ class Objecter:
             if linger.cookie in self._lingers:
                 linger.restart()
         for op in sorted(again.values(), key=_tid):
-            if not op.is_abandoned and (error := self._send(op)) is not None:
+            if not op.is_over and (error := self._send(op)) is not None:
                 unsettled.failed.append((op, error))
         for failed, error in unsettled.failed:
             if isinstance(failed, PendingOp):

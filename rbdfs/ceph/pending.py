@@ -87,8 +87,8 @@ class PendingOp:
         "deadline",
         "decoders",
         "flags",
-        "is_abandoned",
         "is_ordered",
+        "is_over",
         "mtime",
         "on_complete",
         "on_gone",
@@ -125,7 +125,7 @@ class PendingOp:
         self.is_ordered = True  # does not overtake a held write to its object
         self.deadline = 0.0  # 0: none
         # Where it stands.
-        self.is_abandoned = False  # nobody waits for it any more, so it is not sent again
+        self.is_over = False
         self.attempt = -1  # the number of the last one sent
         self.session: OSDSession | None = None
         self.placement: Placement | None = None
@@ -152,6 +152,9 @@ class PendingOp:
 
     def complete(self, outcome: Outcome) -> None:
         """Tell the submitter, whose bugs must not harm anybody else's ops, and those who wait for the op to be over."""
+        if self.is_over:
+            return
+        self.is_over = True
         if self.flags & _WRITE:
             self.target.writes -= 1
         try:
@@ -159,10 +162,17 @@ class PendingOp:
         except Exception:
             log.exception("completion of an op on %s", self.target)
         if self.on_gone is not None:
-            self.gone()
+            self._tell_gone()
 
-    def gone(self) -> None:
-        """Tell those who wait for the op to be over, whatever came of it."""
+    def abandon(self) -> None:
+        """Its outcome does not matter any more: nobody is told, and it is not sent again."""
+        if not self.is_over:
+            self.is_over = True
+            if self.flags & _WRITE:
+                self.target.writes -= 1
+            self._tell_gone()
+
+    def _tell_gone(self) -> None:
         waiting, self.on_gone = self.on_gone or (), None
         for call in waiting:
             call()
