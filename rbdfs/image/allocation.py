@@ -1,11 +1,12 @@
 """Where an image holds data, and how much of the store it occupies."""
 
+from collections.abc import Iterator
 from functools import partial
 
 from rbdfs.errors import NotFound, NotSupported
 from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import for_each
-from rbdfs.image.listing import find_existing, map_states
+from rbdfs.image.listing import Existing, find_existing, look_for_existing, map_states
 from rbdfs.image.object_map import Run, existing_runs, numbers_of
 from rbdfs.image.usage import bytes_of_runs
 from rbdfs.rados.ops import MapExtents, ReadOp, Stat
@@ -13,20 +14,25 @@ from rbdfs.rados.ops import MapExtents, ReadOp, Stat
 Extent = tuple[int, int]  # offset, length
 
 _MOST_SETS = 64  # object sets that are looked at together, when looking for the end of data
+_MOST_OBJECTS = 64 << 10  # places on the object map that are looked through together
 
 
 async def data_extents(image: ImageCore, offset: int, length: int) -> list[Extent]:
     """Where data is, in order, neighbours joined; as exact as the store tells."""
     end = min(offset + length, image.size)
-    runs = await find_existing(image, *_objects_of(image, offset, end)) if offset < end else []
-    return await _extents_within(image, runs, offset, end)
+    if offset >= end:
+        return []
+    existing = await look_for_existing(image, *_objects_of(image, offset, end))
+    return await _extents_within(image, existing, offset, end)
 
 
 async def seek_data(image: ImageCore, offset: int) -> int | None:
     """Where data begins, at or after an offset; None where there is none."""
-    runs = await find_existing(image, *_objects_of(image, offset, image.size)) if offset < image.size else []
-    for start, end in _windows(image, runs, offset):
-        found = await _extents_within(image, runs, max(start, offset), end)
+    if offset >= image.size:
+        return None
+    existing = await look_for_existing(image, *_objects_of(image, offset, image.size))
+    for start, end in _windows(image, existing, offset):
+        found = await _extents_within(image, existing, start, end)
         if found:
             return found[0][0]
     return None
@@ -34,12 +40,14 @@ async def seek_data(image: ImageCore, offset: int) -> int | None:
 
 async def seek_hole(image: ImageCore, offset: int) -> int:
     """Where a hole begins, at or after an offset; the end counts as one."""
-    runs = await find_existing(image, *_objects_of(image, offset, image.size)) if offset < image.size else []
+    if offset >= image.size:
+        return image.size
+    existing = await look_for_existing(image, *_objects_of(image, offset, image.size))
     position = offset
-    for start, end in _windows(image, runs, offset):
+    for start, end in _windows(image, existing, offset):
         if start > position:
             return position
-        found = await _extents_within(image, runs, position, end)
+        found = await _extents_within(image, existing, position, end)
         if not found or found[0][0] > position:
             return position
         position = sum(found[0])
@@ -55,28 +63,25 @@ def _objects_of(image: ImageCore, offset: int, end: int) -> Run:
     return first_set * striping.stripe_count, end_set * striping.stripe_count
 
 
-def _windows(image: ImageCore, runs: list[Run], offset: int) -> list[Extent]:
+def _windows(image: ImageCore, existing: Existing, offset: int) -> Iterator[tuple[int, int]]:
     """Parts of the image, as (start, end) from `offset` on, that existing objects hold: small ones first."""
     striping = image.header.striping
-    windows: list[Extent] = []
-    sets = 1
-    position = offset // striping.set_size
-    for first, last in runs:
-        start, stop = max(first // striping.stripe_count, position), -(-last // striping.stripe_count)
-        while start < stop:
-            end = min(start + sets, stop)
-            windows.append((max(start * striping.set_size, offset), min(end * striping.set_size, image.size)))
-            start = end
-            sets = min(2 * sets, _MOST_SETS)
-        position = max(position, stop)
-    return windows
+    size, count = striping.set_size, striping.stripe_count
+    sets, position = 1, offset // size  # how many object sets next, and which one
+    for objects in range(existing.start, existing.end, _MOST_OBJECTS * count):
+        for first, last in existing.between(objects, objects + _MOST_OBJECTS * count):
+            start, stop = max(first // count, position), -(-last // count)
+            while start < stop:
+                end = min(start + sets, stop)
+                yield max(start * size, offset), min(end * size, image.size)
+                start, sets = end, min(2 * sets, _MOST_SETS)
+            position = max(position, stop)
 
 
-async def _extents_within(image: ImageCore, runs: list[Run], offset: int, end: int) -> list[Extent]:
-    first, last = _objects_of(image, offset, end)
-    inside = [(max(start, first), min(stop, last)) for start, stop in runs if start < last and stop > first]
+async def _extents_within(image: ImageCore, existing: Existing, offset: int, end: int) -> list[Extent]:
     found: list[Extent] = []
-    await for_each(numbers_of(inside), partial(_extents_of_object, image, found))
+    runs = existing.between(*_objects_of(image, offset, end))
+    await for_each(numbers_of(runs), partial(_extents_of_object, image, found))
     return _joined(found, offset, end)
 
 

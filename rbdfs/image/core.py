@@ -78,6 +78,7 @@ class ImageCore:
         self.snap = snap
         self.is_read_only = read_only
         self.is_removed = False
+        self.snap_states: bytearray | None = None  # the object map of the snapshot that is open, once it was needed
         self.lock: ExclusiveLock | None = None
         self._news = 0  # how often we were told that the header has changed
         self._known = 0  # that number when the header was read that we believe
