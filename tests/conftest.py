@@ -1,6 +1,8 @@
 """What all tests share: `async def` tests run under trio, and a warning in the log that no test expects fails it."""
 
+import functools
 import inspect
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio.testing
@@ -15,7 +17,26 @@ from ceph_cluster import (  # fixtures
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     """Run an `async def` test under trio; an `autojump_clock` among its fixtures becomes its clock."""
     if inspect.iscoroutinefunction(pyfuncitem.obj):
-        pyfuncitem.obj = trio.testing.trio_test(pyfuncitem.obj)
+        test = pyfuncitem.obj
+        if "autojump_clock" not in pyfuncitem.fixturenames:
+            test = _ends_within(_seconds_allowed(pyfuncitem) * 0.9, test)
+        pyfuncitem.obj = trio.testing.trio_test(test)
+
+
+def _seconds_allowed(item: pytest.Function) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0] if marker and marker.args else item.config.getini("timeout"))
+
+
+def _ends_within(seconds: float, test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Cancel a test that hangs: the alarm of pytest-timeout may end trio's own loop, and all later tests with it."""
+
+    @functools.wraps(test)
+    async def bounded(**fixtures: object) -> None:
+        with trio.fail_after(seconds):
+            await test(**fixtures)
+
+    return bounded
 
 
 @pytest.fixture
