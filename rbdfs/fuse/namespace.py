@@ -108,6 +108,7 @@ class Namespace(pyfuse3.Operations):
         entries = await self._tree.list_directory(self._inodes[inode])
         self._last_directory += 1
         self._directories[self._last_directory] = _OpenDirectory(entries)
+        self.on_use_changed()  # the listing may have met names that cannot be shown
         return self._last_directory
 
     @_answers
@@ -282,7 +283,8 @@ class Namespace(pyfuse3.Operations):
         """CREATE: an image of no size, or a snapshot. Its mode is the mount's, as chmod has not spoken yet."""
         parent = self._inodes[parent_inode]
         inode = await self._tree.create(parent, os.fsdecode(name), ctx.uid, ctx.gid)
-        return await self._open(inode, flags, is_new=True), await self._entry(inode)
+        entry = await self._entry(inode)
+        return await self._open(inode, flags, is_new=True), entry
 
     async def _open(self, inode: Inode, flags: int, *, is_new: bool = False) -> FileInfo:
         wants_write = flags & os.O_ACCMODE != os.O_RDONLY

@@ -37,10 +37,11 @@ Key = tuple[str, SnapId]
 class ImageFile(OpenFile):
     """An open image or snapshot, as a file."""
 
-    __slots__ = ("_has_other_writers", "allocation", "image", "kept", "may_keep_pages")
+    __slots__ = ("_has_other_writers", "allocation", "image", "kept", "key", "may_keep_pages")
 
     def __init__(self, inode: Inode, image: Image) -> None:
         super().__init__(inode.number, image)
+        self.key = (inode.image_id, inode.snap_id)
         self.image = image
         self.may_keep_pages = False  # what the kernel holds is from before we watched the image
         ours = f"client.{image.ioctx.cluster.instance_id}"
@@ -166,7 +167,7 @@ class OpenImages:
 
     def release(self, file: ImageFile) -> None:
         """End a use of the image."""
-        holder = self._holders[file.image.image_id, file.image.snap.id if file.image.snap else HEAD]
+        holder = self._holders[file.key]
         self._leave(holder)
         if holder.users == 0:
             self._limit_idle()

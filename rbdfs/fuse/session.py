@@ -62,8 +62,10 @@ async def _serve(
     notifier = Notifier()
     tree = Tree(ioctx, options, notifier)
     namespace = Namespace(tree, options)
-    with trio.fail_after(_FIRST_LISTING_SECONDS):
+    with trio.move_on_after(_FIRST_LISTING_SECONDS) as first_listing:
         await tree.list_images()
+    if first_listing.cancelled_caught:
+        raise TimedOut(f"{ioctx.pool_name}: the pool could not be listed within {_FIRST_LISTING_SECONDS} seconds")
     status = MountStatus(
         pid=os.getpid(),
         started=process_start(os.getpid()),

@@ -79,7 +79,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not list((self.work / "run").glob("*.json")) or self.status()["pid"] != self.process.pid:
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()

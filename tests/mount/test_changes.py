@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 def soon(check: Callable[[], bool]) -> None:
     """Wait until something holds, for not longer than a notification may take on a busy machine."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.02)

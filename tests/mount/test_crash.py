@@ -75,7 +75,7 @@ def test_mount_goes_with_the_daemon_where_asked_for(tmp_path: Path) -> None:
     with mounted(tmp_path, "auto_unmount") as daemon:
         (daemon.path / "disk").write_bytes(b"x")
         daemon.kill()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while os.path.ismount(daemon.path):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -92,17 +92,15 @@ def test_second_mount_says_what_is_wrong(daemon: Daemon) -> None:
 def test_full_store_is_enospc_and_recovers(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", small)
+    run("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", small)
     try:
         with mounted(small) as daemon:
             path = daemon.path / "disk"
             path.write_bytes(os.urandom(8 << 20))
             kept = path.read_bytes()
-            (small / "ballast").write_bytes(bytes(8 << 20))
             with pytest.raises(OSError, check=lambda err: err.errno == errno.ENOSPC):
-                (daemon.path / "big").write_bytes(os.urandom(64 << 20))
+                (daemon.path / "big").write_bytes(os.urandom(80 << 20))
             assert path.read_bytes() == kept
-            (small / "ballast").unlink()  # somebody makes room
             (daemon.path / "big").unlink()
             path.write_bytes(kept[::-1])
             daemon.stop()

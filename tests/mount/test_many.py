@@ -40,7 +40,7 @@ def test_two_thousand_images_are_listed_in_about_a_second(daemon: Daemon) -> Non
     lines = run("ls", "-l", daemon.path).splitlines()
     elapsed = time.monotonic() - began
     assert len(lines) == 2001
-    assert elapsed < 3  # about one, on a machine that does nothing else
+    assert elapsed < 15  # about one on a machine that does nothing else; one by one it would be minutes
     for number in range(0, 2000, 10):
         (daemon.path / f"image-{number:04}").read_bytes()[:0] if number == 0 else (
             daemon.path / f"image-{number:04}"
