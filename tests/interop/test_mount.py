@@ -52,7 +52,7 @@ def sh(*command: object) -> str:
 
 def soon(condition: Callable[[], bool]) -> None:
     """Wait for what another client's notify brings about."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
