@@ -58,7 +58,8 @@ class Watcher:
         """End the watch."""
         watch, self._watch = self._watch, None
         if watch is not None:
-            await watch.close()
+            with suppress(RbdfsError):  # gone with its object, or lost: it ends by itself
+                await watch.close()
 
     async def cookie(self) -> int:
         """The cookie of the watch; waits for one that is being made, raises why none can be."""
