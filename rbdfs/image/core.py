@@ -111,7 +111,7 @@ class ImageCore:
         return self.path.object_map
 
     def subscribe(self, callback: OnChange) -> Callable[[], None]:
-        """Hear of changes, by this client or any other; call the result to stop."""
+        """Hear of changes, by this client or any other, by a callback that does not raise; call the result to stop."""
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
@@ -323,10 +323,10 @@ class ImageCore:
             case Unknown():
                 answer(Response(_NOT_SUPPORTED).to_bytes() if is_owner else b"")
             case _:
-                if self.lock is not None and self.lock.accepts_requests:
+                if is_owner:
                     self.on_request(message, answer)
                 else:
-                    answer()  # the next owner gets it, when it is asked again (librbd: accept_request)
+                    answer()
 
     def on_async_news(self, message: AsyncProgress | AsyncComplete) -> None:
         """News of a request that we, or another client, made to the lock owner."""

@@ -146,6 +146,8 @@ class Requests:
                 self._image.watcher.tell_soon(AsyncComplete(request, result))
         elif request in self._serving:
             answer(Response(0).to_bytes())
+        elif self._image.lock is not None and not self._image.lock.accepts_requests:
+            answer()  # the next owner gets it, when it is asked again (librbd: accept_request)
         elif request == NO_REQUEST:  # of an old client, which waits for the answer itself
             self._image.nursery.start_soon(self._run_and_answer, serve, message, answer)
         else:
