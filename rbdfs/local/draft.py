@@ -24,6 +24,7 @@ MAX_OBJECT_SIZE = 128 << 20  # as osd_max_object_size
 
 _EMPTY = State()
 _ZERO_BLOCK = bytes(BLOCK_SIZE)
+_COPY = bytearray(BLOCK_SIZE)  # for a block on its way; there is one engine thread
 
 
 class ColdBlock(Exception):
@@ -113,7 +114,7 @@ class Draft:
         self.wrote_data = True
         first, last = offset >> BLOCK_BITS, end - 1 >> BLOCK_BITS
         self._own_blocks(last + 1)
-        index = first
+        index, begin, finish = first, offset, end  # what is left to write
         while index <= last:
             block = self.blocks[index]
             if block and self._may_overwrite(block):
@@ -121,7 +122,11 @@ class Draft:
                 continue
             start, stop = max(offset, index << BLOCK_BITS), min(end, index + 1 << BLOCK_BITS)
             if block and stop - start < BLOCK_SIZE:
-                self._copy_block(index)
+                self._copy_block(index, start, view[start - offset : stop - offset])
+                if index == first:
+                    begin = stop
+                else:
+                    finish = start
                 index += 1
                 continue
             # A run of holes and of blocks that are replaced whole: fresh ones, in a row where possible.
@@ -130,7 +135,7 @@ class Draft:
                 run += 1
             while index < run:
                 index += self._map_fresh(index, run - index)
-        for piece in extents.pieces(self.blocks, offset, end):
+        for piece in extents.pieces(self.blocks, begin, finish):
             part = piece.offset - offset
             self._media.write(piece.file_offset, view[part : part + piece.length])
 
@@ -358,17 +363,19 @@ class Draft:
                 seen.add(candidate)
         return 0
 
-    def _copy_block(self, index: int) -> None:
-        """Replace a block by a fresh one with the same bytes, up to the object's size."""
-        old = self.blocks[index]
-        self.wrote_data = True
-        valid = min(self.size - (index << BLOCK_BITS), BLOCK_SIZE)
-        data = bytearray(max(valid, 0))
+    def _copy_block(self, index: int, at: int = 0, patch: Buffer = b"") -> None:
+        """Replace a block by a fresh one with the same bytes up to the object's size, and a `patch` at offset `at`."""
+        old, start = self.blocks[index], index << BLOCK_BITS
+        length = min(self.size - start, BLOCK_SIZE)
+        data = _COPY if length == BLOCK_SIZE else bytearray(length)
         if not self._media.read_cached(old << BLOCK_BITS, data):
             if not self.patient:
                 raise ColdBlock(old)
             self._media.read(old << BLOCK_BITS, data)
+        if len(patch):
+            data[at - start : at - start + len(patch)] = patch
+        self.wrote_data = True
         self._own_blocks(index + 1)
         self._map_fresh(index, 1)
-        if data != _ZERO_BLOCK[: len(data)]:
+        if data[0] or data != _ZERO_BLOCK[:length]:
             self._media.write(self.blocks[index] << BLOCK_BITS, data)

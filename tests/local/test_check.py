@@ -38,9 +38,10 @@ def set_blocks(database: sqlite3.Connection, name: bytes, blocks: "array[int]") 
 
 
 def lose_a_reference(database: sqlite3.Connection) -> None:
-    blocks = blocks_of(database, b"image.1")
-    blocks[0] = 0
-    set_blocks(database, b"image.1", blocks)
+    for name in (b"image.1", b"copy.1"):
+        blocks = blocks_of(database, name)
+        blocks[0] = 0
+        set_blocks(database, name, blocks)
 
 
 def refer_twice(database: sqlite3.Connection) -> None:

@@ -17,7 +17,7 @@ from rbdfs.local.pools import REMOVED
 from rbdfs.local.session import Session
 from rbdfs.rados import calls
 from rbdfs.rados.api import Outcome
-from rbdfs.rados.ops import Buffer, Create, Read, ReadOp, Remove, Reply, SnapContext, Stat, Write, WriteOp
+from rbdfs.rados.ops import Buffer, CloneRange, Create, Read, ReadOp, Remove, Reply, SnapContext, Stat, Write, WriteOp
 
 
 async def test_missing_store_and_directories_that_are_none(tmp_path: Path) -> None:
@@ -97,6 +97,24 @@ async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
         assert (await ioctx.operate("o", ReadOp([Stat()]))).version > version
         assert await ioctx.create_snap_id() > snap
         assert cluster.instance_id > instance_id
+
+
+async def test_copies_within_a_store_share_blocks_until_they_differ(tmp_path: Path) -> None:
+    block = 65_536
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"x" * (4 * block + 100))
+        used = (await ioctx.usage()).used
+        await ioctx.operate("copy", WriteOp([CloneRange(0, "o", 0, 4 * block + 100)]))
+        snap = await ioctx.create_snap_id()
+        snapc = SnapContext(snap, (snap,))
+        assert (await ioctx.usage()).used == used
+        await ioctx.operate("o", WriteOp([Write(block + 5, b"y" * 4096)], snapc))
+        assert (await ioctx.usage()).used == used + block
+        await ioctx.operate("o", WriteOp([Write(block + 5000, b"y" * 4096)], snapc))
+        await ioctx.operate("copy", WriteOp([Write(0, b"y" * block)], snapc))
+        assert (await ioctx.usage()).used == used + 2 * block
 
 
 async def test_trimming_goes_on_after_reopening(tmp_path: Path) -> None:
