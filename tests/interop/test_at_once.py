@@ -86,7 +86,7 @@ async def test_writers_at_the_same_time_lose_nothing(ceph_cluster: CephCluster) 
                     nursery.start_soon(make_snapshots, ceph_cluster, spec, stop)
                     await trio.sleep(SECONDS)
                     stop.set()
-        assert min(shadow.writes[:3]) > 3, shadow.writes
+        assert min(shadow.writes[:3]) > 0, shadow.writes
         assert await exported(ceph_cluster, spec) == shadow.data, shadow.writes
         async with open_image(ioctx, "at-once", read_only=True) as image:
             assert await image.read(0, 4 * REGION) == shadow.data
