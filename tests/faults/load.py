@@ -49,12 +49,13 @@ class Task(ABC):
         self.stopping = False
         self._progress = trio.Event()
 
+    @abstractmethod
     async def run(self) -> None:
         """Go on until told to stop."""
-        await self.prepare()
-        while not self.stopping:
-            await self.step()
-            await trio.lowlevel.checkpoint()
+
+    @abstractmethod
+    async def verify(self) -> None:
+        """Compare what is stored with what must be there."""
 
     async def together(self, ops: Sequence[Op]) -> list[Reply]:
         """Submit ops at once, so that they are under way side by side, and wait for all."""
@@ -92,19 +93,26 @@ class Task(ABC):
         while self.done < goal:
             await self._progress.wait()
 
-    async def prepare(self) -> None:  # noqa: B027  # not every task needs it
+
+class Steps(Task):
+    """The same in steps of a few ops."""
+
+    async def run(self) -> None:
+        """Go on until told to stop."""
+        await self.prepare()
+        while not self.stopping:
+            await self.step()
+            await trio.lowlevel.checkpoint()
+
+    async def prepare(self) -> None:
         """What comes before the first step."""
 
     @abstractmethod
     async def step(self) -> None:
         """A few ops."""
 
-    @abstractmethod
-    async def verify(self) -> None:
-        """Compare what is stored with what must be there."""
 
-
-class Blocks(Task):
+class Blocks(Steps):
     """Random writes and zeroes, some of them side by side and overlapping, over objects of its own."""
 
     OBJECTS, SIZE = 4, 1 << 18
@@ -139,7 +147,7 @@ class Blocks(Task):
             assert bytes(reply.outputs[0]) == content, f"{name}: wrong bytes"
 
 
-class Records(Task):
+class Records(Steps):
     """Appends to one object, several under way at a time."""
 
     RECORD = struct.Struct("<Q")
@@ -159,7 +167,7 @@ class Records(Task):
         assert found == list(range(self._next)), f"{self.name}: {len(found)} records of {self._next}"
 
 
-class Counter(Task):
+class Counter(Steps):
     """A value that is compared and raised in one op, with a key for every value where the pool has omap."""
 
     def __init__(self, ioctx: CephIoCtx, name: str, *, has_omap: bool = True) -> None:
@@ -192,7 +200,7 @@ class Counter(Task):
                 break
 
 
-class Watched(Task):
+class Watched(Steps):
     """A watch that is made anew whenever it is lost, and notifies to it."""
 
     def __init__(self, ioctx: CephIoCtx, name: str) -> None:

@@ -14,6 +14,7 @@ import trio
 from ceph_cluster import CephCluster, start_cluster
 from cluster.client import connect_to
 from faults.faults import CONF, FAULTS, Faults
+from faults.image import Written
 from faults.load import Blocks, Counter, Records, Task, Watched
 
 from rbdfs.ceph.msgr2.login import Mode
@@ -34,7 +35,7 @@ class Report:
 
 @asynccontextmanager
 async def loaded(cluster: CephCluster, seed: int, **options: object) -> AsyncIterator[list[Task]]:
-    """Tasks of all kinds on a replicated and on an erasure-coded pool; verified at the end of the block."""
+    """Tasks of all kinds, on a replicated and on an erasure-coded pool; verified at the end of the block."""
     async with connect_to(cluster, **options) as client, connect_to(cluster) as other:
         namespace = f"seed {seed}"
         replicated, erasure = [await client.open_pool(pool, namespace) for pool in ("data", "erasure")]
@@ -46,6 +47,7 @@ async def loaded(cluster: CephCluster, seed: int, **options: object) -> AsyncIte
             Counter(replicated, "counter"),
             Counter(erasure, "counter", has_omap=False),
             Watched(replicated, "watched"),
+            Written(await client.open_pool("data"), f"image{seed}", seed, cluster),
         ]
         async with trio.open_nursery() as nursery:
             for task in tasks:
@@ -58,7 +60,7 @@ async def loaded(cluster: CephCluster, seed: int, **options: object) -> AsyncIte
             await task.verify()
         for task in tasks:  # and what another client finds
             if not isinstance(task, Watched):
-                task.ioctx = await other.open_pool(task.ioctx.pool_id, namespace)
+                task.ioctx = await other.open_pool(task.ioctx.pool_id, task.ioctx.namespace)
                 await task.verify()
 
 
