@@ -278,8 +278,10 @@ class MonitorClient:
             except AuthenticationFailed as err:
                 self._log_in_again(err)
                 return
-            with trio.move_on_after(_RENEW_RETRY):
+            with trio.move_on_after(_RENEW_RETRY) as patience:
                 await renewed.wait()
+            if patience.cancelled_caught:
+                self._renewal_wanted.set()
 
     def _log_in_again(self, reason: AuthenticationFailed) -> None:
         """A new login shows the old ticket, and keeps the global id by it."""

@@ -27,7 +27,7 @@ from rbdfs.ceph.cephx.credentials import Credentials
 from rbdfs.ceph.linger import Linger
 from rbdfs.ceph.maps import newer_maps
 from rbdfs.ceph.messages import OSDMapMessage, WatchNotify, check_fsid
-from rbdfs.ceph.msgr2.connection import Connection, Identity
+from rbdfs.ceph.msgr2.connection import Connection, ConnectionLost, Identity
 from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.ceph.op_message import OpFlag, OpReply
 from rbdfs.ceph.osd_ops import EncodedSteps
@@ -401,7 +401,12 @@ class Objecter:
     async def dial(self, address: EntityAddr) -> Connection:
         """Connect to an OSD."""
         login = self._credentials.service_login(EntityType.OSD, trio.current_time())
-        return await Connection.open(address, EntityType.OSD, login, self._identity, modes=self._modes)
+        identity = self._credentials.global_id
+        connection = await Connection.open(address, EntityType.OSD, login, self._identity, modes=self._modes)
+        if self._credentials.global_id != identity:  # ops must not go out under one, and again under the other
+            connection.close()
+            raise ConnectionLost(f"{address}: the tickets have changed meanwhile")
+        return connection
 
     async def renew_tickets(self) -> None:
         """Get new tickets for OSDs."""

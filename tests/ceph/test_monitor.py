@@ -314,6 +314,15 @@ async def test_tickets_are_renewed_when_an_osd_refuses_them(autojump_clock: obje
     assert monitors.credentials.renewals == 1
 
 
+async def test_a_renewal_without_an_answer_is_asked_for_again(autojump_clock: object) -> None:
+    monitors = Monitors()
+    async with monitors.connected() as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.renew_tickets)
+        await trio.sleep(12)
+        assert monitors.session.of(MessageType.AUTH) == [(0, b"please")] * 3
+        monitors.session.receive(MessageType.AUTH_REPLY, b"here")
+
+
 async def test_a_refused_renewal_means_a_new_login(autojump_clock: object) -> None:
     monitors = Monitors()
     async with monitors.connected() as client, trio.open_nursery() as nursery:
