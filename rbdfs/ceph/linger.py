@@ -79,6 +79,7 @@ class CephWatch:
         self._op: PendingOp | None = None  # under way: registers, renews or asks about the watch
         self._settled = trio.Event()  # the first registration has been answered
         self._error: RbdfsError | None = None  # by that answer
+        self._early: list[WatchEvent] | None = []  # what came before our caller had the watch in hand
         self._scope = trio.CancelScope()
 
     @property
@@ -151,6 +152,9 @@ class CephWatch:
             self.fail(NotConnected(f"{self.target}: the OSD has dropped the watch"))
 
     def _tell(self, event: WatchEvent) -> None:
+        if self._early is not None:
+            self._early.append(event)
+            return
         try:
             self._callback(event)
         except Exception:  # the callee's bug must not end the session of all others
@@ -180,6 +184,9 @@ class CephWatch:
 
     async def _keep(self) -> None:
         """Ping for as long as the watch lasts; a ping waits for what else is under way."""
+        early, self._early = self._early or [], None
+        for event in early:
+            self._tell(event)
         with self._scope:
             while True:
                 await trio.sleep(min(_PING_SECONDS, self._seconds / 3))

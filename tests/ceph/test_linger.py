@@ -63,6 +63,31 @@ async def test_a_watch_hears_what_is_notified_and_answers() -> None:
         assert (op.codes, op.ops[0][3]) == ([OpCode.NOTIFY_ACK], expected)
 
 
+async def test_what_is_notified_at_once_is_heard_with_the_watch_in_hand() -> None:
+    cluster = Peers()
+    async with cluster.objecter(), trio.open_nursery() as nursery:
+        watches: list[CephWatch] = []
+        heard: list[tuple[int, WatchEvent]] = []  # how many watches were in hand
+
+        async def start() -> None:
+            watch = CephWatch(cluster.client, cluster.target("header"), on_event, 30)
+            await watch.start()
+            watches.append(watch)
+
+        def on_event(event: WatchEvent) -> None:
+            heard.append((len(watches), event))
+
+        nursery.start_soon(start)
+        await cluster.settle()
+        [op] = cluster.ops
+        cookie, *_ = _WATCH.unpack_from(op.ops[0][2])
+        op.reply()
+        op.peer.event(WatchOpcode.NOTIFY, cookie, 11, b"hello")
+        assert not heard
+        await cluster.settle()
+        assert heard == [(1, NotifyEvent(11, 4242, b"hello"))]
+
+
 async def test_watching_a_missing_object_fails() -> None:
     cluster = Peers()
     async with cluster.objecter():
