@@ -380,7 +380,7 @@ class ImageCore:
 
     async def _release_for_peer(self) -> None:
         with suppress(RbdfsError):  # the store does not answer: the peer will break the lock, when it may
-            if self.lock is not None:
+            if self.lock is not None and self.lock.accepts_requests:  # else it is being released already
                 await self.lock.release()
 
     async def _on_rewatch(self, error: RbdfsError) -> None:

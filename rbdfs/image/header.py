@@ -183,7 +183,13 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> tuple[Header, ParentImageSp
         access_timestamp=accessed.ns,
         modify_timestamp=modified.ns,
         lockers=[
-            Locker(str(locker.entity), locker.cookie, str(info.address), lock_info.tag)
+            Locker(
+                str(locker.entity),
+                locker.cookie,
+                str(info.address),
+                lock_info.tag,
+                is_shared=lock_info.type == LockType.SHARED,
+            )
             for locker, info in lock_info.lockers.items()
         ],
     )

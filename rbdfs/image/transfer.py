@@ -6,7 +6,7 @@ A hole is what the source says is one (SEEK_HOLE), and any run of zeroes in whol
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -61,7 +61,7 @@ async def import_file(
                 else:
                     await _import_seekable(image, descriptor, size, on_progress)
         except BaseException:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True), suppress(RbdfsError):  # what went wrong first is what counts
                 await directory.remove(ioctx, name)
             raise
 
@@ -125,12 +125,19 @@ def _nonzero_runs(data: memoryview) -> Iterator[tuple[int, int]]:
 
 
 async def export_file(image: Image, target: Path | int, *, on_progress: OnProgress = quiet) -> None:
-    """Write an image (or the snapshot that is open) to a new file, or (a descriptor) to a stream."""
+    """Write an image (or the snapshot that is open) to a new file, or (a descriptor) to a stream.
+
+    No file is left if that fails: one of the right size and with holes in it would look complete.
+    """
     async with _opened(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
         size = image.size
         if isinstance(target, Path):
-            os.ftruncate(descriptor, size)
-            await _export_seekable(image, descriptor, size, on_progress)
+            try:
+                os.ftruncate(descriptor, size)
+                await _export_seekable(image, descriptor, size, on_progress)
+            except BaseException:
+                os.unlink(target)
+                raise
         else:
             await _export_stream(image, descriptor, size, on_progress)
         on_progress(size, size)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 from image.conftest import MIB, Pools
+from image.faulty import FaultyIoCtx
 
-from rbdfs.errors import Exists, NotFound
+from rbdfs.errors import Exists, NoSpace, NotFound, StoreFailure
 from rbdfs.image import directory
 from rbdfs.image.image import open_image
 from rbdfs.image.transfer import export_file, import_file
@@ -93,3 +94,25 @@ async def test_taken_name_keeps_its_image(pools: Pools, tmp_path: Path) -> None:
         async with open_image(ioctx, "vm") as image:
             assert image.size == MIB
         await trio.lowlevel.checkpoint()
+
+
+async def test_failed_export_leaves_no_file(pools: Pools, tmp_path: Path) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 20 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"x" * (20 * MIB))
+            bad = image.path.object_name(3)
+            ioctx.rule = lambda name, _op: StoreFailure("bad sector") if name == bad else None
+            with pytest.raises(StoreFailure, match="bad sector"):
+                await export_file(image, tmp_path / "out")
+            assert not (tmp_path / "out").exists()
+
+
+async def test_export_to_a_full_disk_says_so(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"x" * MIB)
+            with open("/dev/full", "wb", buffering=0) as full, pytest.raises(NoSpace):  # noqa: ASYNC230
+                await export_file(image, full.fileno())
