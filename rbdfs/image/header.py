@@ -188,7 +188,7 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> tuple[Header, ParentImageSp
                 locker.cookie,
                 str(info.address),
                 lock_info.tag,
-                is_shared=lock_info.type == LockType.SHARED,
+                is_shared=lock_info.type == lock.LockType.SHARED,
             )
             for locker, info in lock_info.lockers.items()
         ],
