@@ -306,6 +306,8 @@ class ImageCore:
                 answer()
                 if self.lock is not None and not self.watcher.is_self(message.client):
                     self.lock.peer_moved()
+                    if is_owner:
+                        self.nursery.start_soon(self.lock.verify)
                     self.changed(ImageChange.LOCK | ImageChange.CONTENT)
                 if isinstance(message, ReleasedLock) and not self.watcher.is_self(message.client):
                     self._refresh_soon()  # librbd renames an image under the lock and says nothing else

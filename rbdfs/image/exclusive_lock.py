@@ -187,6 +187,16 @@ class ExclusiveLock:
             except RbdfsError:
                 self.lost()
 
+    async def verify(self) -> None:
+        """Another client says that it has the lock: see whether ours was broken (`rbd lock rm`) and nobody told us."""
+        async with self._transition:
+            if self.is_owner:
+                with suppress(RbdfsError):
+                    info = await ask(self._ioctx, self._name, lock.get_info(RBD_LOCK))
+                    ours = (self._ioctx.cluster.instance_id, self._cookie)
+                    if ours not in [(locker.entity.number, locker.cookie) for locker in info.lockers]:
+                        self.lost()
+
     def lost(self) -> None:
         """The lock is not ours any more, and nobody asked: what relied on it fails."""
         if self.is_owner:

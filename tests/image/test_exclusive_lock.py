@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import pytest
 import trio
-from image.conftest import MIB, Pools
+from image.conftest import MIB, Pools, until
 from image.faulty import FaultyIoCtx
 
 from rbdfs.cls import lock
@@ -179,3 +179,18 @@ async def test_silent_owner_is_fenced_before_its_lock_is_broken(pools: Pools) ->
                     with pytest.raises(Blocklisted):
                         await attempt
                 assert await new.read(0, 4) == b"new\0"
+
+
+async def test_lock_broken_by_hand_is_noticed_when_another_client_takes_it(pools: Pools) -> None:
+    async with pools.client() as ioctx, pools.client() as other:
+        await directory.create(ioctx, "vm", 4 * MIB)
+        async with open_image(ioctx, "vm") as old, open_image(other, "vm") as new:
+            await old.write(0, b"old")
+            (locker,) = (await ask(ioctx, old.header_name, lock.get_info(lock.RBD_LOCK))).lockers
+            await change(ioctx, old.header_name, lock.break_lock(lock.RBD_LOCK, locker.entity, locker.cookie))
+            await new.write(0, b"new")
+            assert old.lock is not None
+            await until(lambda: old.lock is not None and not old.lock.is_owner)
+            with trio.fail_after(5):
+                await old.write(3, b"again")
+            assert await new.read(0, 8) == b"newagain"
