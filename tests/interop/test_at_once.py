@@ -4,12 +4,13 @@ Each writer has a region of its own and writes it over and over; who is asked fo
 waiting for the object map and some queued. All the while `rbd` makes and removes snapshots.
 """
 
+import errno
 import random
 
 import pytest
 import trio
 from ceph_cluster import CephCluster
-from interop.librbd import QemuIo, check_object_map, exported, our_pool, qemu_io, rbd
+from interop.librbd import QemuIo, check_object_map, exported, our_pool, qemu_io, rbd, rbd_fails
 
 from rbdfs.image import directory
 from rbdfs.image.image import Image, open_image
@@ -60,12 +61,17 @@ async def write_librbd(qemu: QemuIo, shadow: Shadow, region: int, stop: trio.Eve
 
 
 async def make_snapshots(ceph: CephCluster, spec: str, stop: trio.Event) -> None:
+    """Where the owner that it asked is librbd, too, and is about to lose the lock, `rbd` may do its work a second time.
+
+    Seen with 16.2 and 18.2: the owner is at work, yet no longer answers; `rbd` asks again, misses that it is done, takes
+    the lock itself, and finds the snapshot made (EEXIST), or gone (ENOENT).
+    """
     number = 0
     while not stop.is_set():
         number += 1
-        await rbd(ceph, "snap", "create", "--no-progress", f"{spec}@s{number}")
+        assert await rbd_fails(ceph, "snap", "create", "--no-progress", f"{spec}@s{number}") in (0, errno.EEXIST)
         if number > 2:
-            await rbd(ceph, "snap", "rm", "--no-progress", f"{spec}@s{number - 2}")
+            assert await rbd_fails(ceph, "snap", "rm", "--no-progress", f"{spec}@s{number - 2}") in (0, errno.ENOENT)
     assert number > 1
 
 
