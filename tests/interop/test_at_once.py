@@ -63,8 +63,8 @@ async def write_librbd(qemu: QemuIo, shadow: Shadow, region: int, stop: trio.Eve
 async def make_snapshots(ceph: CephCluster, spec: str, stop: trio.Event) -> None:
     """Where the owner that it asked is librbd, too, and is about to lose the lock, `rbd` may do its work a second time.
 
-    Seen with 16.2 and 18.2: the owner is at work, yet no longer answers; `rbd` asks again, misses that it is done, takes
-    the lock itself, and finds the snapshot made (EEXIST), or gone (ENOENT).
+    Seen with 16.2 and 18.2: the owner is at work, yet no longer answers; `rbd` asks again, misses that it is done,
+    takes the lock itself, and finds the snapshot made (EEXIST), or gone (ENOENT).
     """
     number = 0
     while not stop.is_set():
