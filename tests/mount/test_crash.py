@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from mount.daemon import Daemon, mounted, needs_root, run
 
+from rbdfs.fuse.mounting import find_mount
+
 pytestmark = pytest.mark.mount
 
 BLOCK = 4096
@@ -76,7 +78,7 @@ def test_mount_goes_with_the_daemon_where_asked_for(tmp_path: Path) -> None:
         (daemon.path / "disk").write_bytes(b"x")
         daemon.kill()
         deadline = time.monotonic() + 60
-        while os.path.ismount(daemon.path):
+        while find_mount(daemon.path) is not None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert os.listdir(daemon.path) == []
