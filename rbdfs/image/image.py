@@ -119,6 +119,7 @@ class Image(ImageCore):
         """Change the size, to the byte."""
         if size == self.size and not self.is_read_only:
             return
+        self.timestamps.note_modify()
         await self.requests.carry_out(
             lambda request: notify.Resize(size, request, allow_shrink),
             lambda progress: resizing.resize(self, size, allow_shrink=allow_shrink, on_progress=progress),

@@ -1,7 +1,9 @@
 """Making an image what it was at a snapshot."""
 
+from contextlib import suppress
 from functools import partial
 
+from rbdfs.errors import NotFound
 from rbdfs.image.changes import ImageChange
 from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import for_each
@@ -55,4 +57,5 @@ async def roll_back(image: ImageCore, snap: SnapInfo, on_progress: OnProgress) -
 
 async def _roll_back_object(image: ImageCore, snap: SnapInfo, number: int) -> None:
     op = WriteOp([Rollback(snap.id)], image.path.snapc)
-    await image.path.operate(number, op)
+    with suppress(NotFound):  # neither then nor now
+        await image.path.operate(number, op)

@@ -63,6 +63,7 @@ async def rollback(image: Image, name: str, *, on_progress: OnProgress = quiet) 
         async with image.maintenance:
             if image.lock is None or image.lock.is_owner:
                 await image.prepare_writes()
+                image.timestamps.note_modify()
                 await roll_back(image, snap_steps.find(image, name), on_progress)
                 return
 
