@@ -34,6 +34,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[CephCluster]:
         pytest.skip(str(reason))
 
 
+@pytest.mark.timeout(900)  # two minutes where nothing else runs
 async def test_load_survives_everything_that_befalls_the_cluster(cluster: CephCluster) -> None:
     report = await run(cluster, SHORT, seed=3, modes=(Mode.CRC,))
     assert set(report.faults) == set(SHORT)
