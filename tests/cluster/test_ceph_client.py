@@ -28,12 +28,14 @@ from rbdfs.rados.ops import (
     Append,
     Create,
     ListWatchers,
+    MapExtents,
     OmapSet,
     Read,
     ReadOp,
     Remove,
     Reply,
     SnapContext,
+    SparseRead,
     Truncate,
     Write,
     WriteFull,
@@ -313,6 +315,10 @@ async def test_an_erasure_coded_pool_with_overwrites(ceph_cluster_3: Daemons) ->
         await ioctx.operate("striped", WriteOp([Zero(5000, 3), Truncate(50_001)]))
         expected[5000:5003] = bytes(3)
         assert bytes(await calls.read(ioctx, "striped", 0, 0)) == expected[:50_001]
+        sparse = (await ioctx.operate("striped", ReadOp([SparseRead(4000, 2000)]))).outputs[0]
+        assert (sparse.extents, bytes(sparse.data)) == ([(4000, 2000)], expected[4000:6000])
+        with pytest.raises(NotSupported):
+            await ioctx.operate("striped", ReadOp([MapExtents(0, 100)]))
         with pytest.raises(NotSupported):
             await calls.omap_set(ioctx, "striped", {"a": b"b"})
         snap_id = await ioctx.create_snap_id()
