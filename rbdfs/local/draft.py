@@ -27,6 +27,20 @@ _ZERO_BLOCK = bytes(BLOCK_SIZE)
 _COPY = bytearray(BLOCK_SIZE)  # for a block on its way; there is one engine thread
 
 
+def near(ledger: Blocks, blocks: "array[int]", index: int) -> int:
+    """A free block that keeps an object contiguous with one of its blocks; 0 where there is none."""
+    if index and (before := blocks[index - 1]) and ledger.is_free(before + 1):
+        return before + 1
+    first = index - index % CHUNK
+    seen = set()  # after a snapshot the blocks of an object lie in two chunks: old ones, and copies
+    for place, block in enumerate(blocks[first : first + CHUNK], first):
+        if block and (candidate := block + index - place) not in seen:
+            if candidate > 0 and ledger.is_free(candidate):
+                return candidate
+            seen.add(candidate)
+    return 0
+
+
 class ColdBlock(Exception):
     """A block must be copied and is not in memory; dropping the draft and trying again later is better than waiting."""
 
@@ -341,7 +355,7 @@ class Draft:
     def _map_fresh(self, index: int, want: int) -> int:
         """Map up to `want` indexes from this one on to fresh blocks; gives how many."""
         is_small = index == 0 and want == 1 and self.size <= BLOCK_SIZE
-        block, got = self._ledger.allocate(index, want, self._preferred(index), small=is_small)
+        block, got = self._ledger.allocate(index, want, near(self._ledger, self.blocks, index), small=is_small)
         self._pool.used += got
         fresh = range(block, block + got)
         self._fresh.update(fresh)
@@ -349,19 +363,6 @@ class Draft:
         for place in range(got):
             self._set(index + place, block + place)
         return got
-
-    def _preferred(self, index: int) -> int:
-        """A free block that keeps the object contiguous with one of its blocks; 0 where there is none."""
-        if index and (before := self.blocks[index - 1]) and self._ledger.is_free(before + 1):
-            return before + 1
-        first = index - index % CHUNK
-        seen = set()  # after a snapshot the blocks of an object lie in two chunks: old ones, and copies
-        for place, block in enumerate(self.blocks[first : first + CHUNK], first):
-            if block and (candidate := block + index - place) not in seen:
-                if candidate > 0 and self._ledger.is_free(candidate):
-                    return candidate
-                seen.add(candidate)
-        return 0
 
     def _copy_block(self, index: int, at: int = 0, patch: Buffer = b"") -> None:
         """Replace a block by a fresh one with the same bytes up to the object's size, and a `patch` at offset `at`."""

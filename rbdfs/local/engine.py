@@ -4,14 +4,14 @@ An op runs from its first step to its reply without an await, which is what make
 that the page cache cannot answer goes to a thread; the blocks it reads stay as they are until it is done, whatever
 later ops do. What ops change is in memory first (`objects`, `blocks`), and durable with the next commit (`journal`).
 
-The two ops that matter, one read and one write of bytes that are there, have a path of their own (`_read`,
-`_overwrite`); every other op is a draft (`draft`, `steps`).
+The ops that matter, one read and one write of bytes that are there, have a path of their own (`direct`); every other
+op is a draft (`draft`, `steps`).
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -21,8 +21,9 @@ from rbdfs.local import objects, snapshots, steps
 from rbdfs.local.batch import Batch
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, Blocks
 from rbdfs.local.database import Database
+from rbdfs.local.direct import Direct
 from rbdfs.local.draft import ColdBlock, Draft
-from rbdfs.local.extents import Piece, block_at, blocks_of, clip, pieces
+from rbdfs.local.extents import block_at
 from rbdfs.local.journal import Generation, Journal
 from rbdfs.local.media import Media
 from rbdfs.local.objects import OBJECTS_KEPT, ObjectKey, State, StoredObject
@@ -32,7 +33,7 @@ from rbdfs.local.pools import Families, Pool
 from rbdfs.local.reserve import Reserve
 from rbdfs.local.watches import Watches
 from rbdfs.rados.api import OnComplete, Outcome
-from rbdfs.rados.ops import HEAD, Buffer, Read, ReadOp, Reply, SparseData, SparseRead, Write, WriteOp
+from rbdfs.rados.ops import HEAD, Read, ReadOp, Reply, SparseRead, Write, WriteOp
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Engine:
         self.extra = Batch()  # rows of the next batch that no object has
         self.watches = Watches()
         self.offload = Offload()
+        self._direct = Direct(media, self.blocks, self.offload, self.journal)
         self._objects: dict[ObjectKey, StoredObject] = {}
         self._sweep_at = OBJECTS_KEPT
         self._waiting: set[StoredObject] = set()  # those whose ops wait
@@ -190,9 +192,9 @@ class Engine:
         if len(op.steps) == 1:
             step = op.steps[0]
             if type(step) is Read and state is not None:
-                return self._read(state, version, step, on_complete)
+                return self._direct.read(state, version, step, on_complete)
             if type(step) is SparseRead and state is not None:
-                return self._sparse_read(state, version, step, on_complete)
+                return self._direct.sparse_read(state, version, step, on_complete)
         draft = Draft(self.media, self.blocks, pool, obj, state)
         run = steps.Run(self, client, draft, version, time.time_ns(), op.snap_id)
         return Reply([self._handler(steps.READ_STEPS, step)(run, step) for step in op.steps], version)
@@ -202,14 +204,15 @@ class Engine:
             raise self.journal.failure
         wanted = op.steps
         head = obj.head
-        if (
-            len(wanted) == 1
-            and type(wanted[0]) is Write
-            and head is not None
-            and op.snapc.seq <= obj.snap_seq
-            and self._overwrite(obj, head, wanted[0])
-        ):
-            return Reply([None], obj.version)
+        if len(wanted) == 1 and type(wanted[0]) is Write and head is not None and op.snapc.seq <= obj.snap_seq:
+            if self._direct.overwrite(head, wanted[0]):
+                self._touch(obj, head)
+                return Reply([None], obj.version)
+            if self._direct.copy_and_write(pool, head, wanted[0], patient=patient):
+                self._touch(obj, head)
+                self.dirty_pools.add(pool)
+                self.mark(obj)
+                return Reply([None], obj.version)
         draft = Draft(self.media, self.blocks, pool, obj, head)
         keep = snapshots.snaps_to_keep(obj, op.snapc, pool.removed_snaps)
         draft.patient = patient
@@ -240,100 +243,11 @@ class Engine:
             raise InvalidArgument(f"{type(step).__name__} is not a step of such an op")
         return handler
 
-    # The hot path.
-
-    def _read(self, state: State, version: int, step: Read, on_complete: OnComplete) -> Reply | None:
-        offset, length = step
-        size = state.size
-        end = offset + length if length and offset + length <= size else clip(size, offset, length)
-        index = offset >> BLOCK_BITS
-        if offset < end <= (index + 1) << BLOCK_BITS:
-            data = bytearray(end - offset)
-            blocks = state.blocks
-            block = blocks[index] if index < len(blocks) else 0
-            if not block:
-                return Reply([data], version)
-            at = block << BLOCK_BITS | offset & _BLOCK_MASK
-            if self.media.read_cached(at, data):
-                return Reply([data], version)
-            self._read_in_thread([(at, data)], [block], Reply([data], version), on_complete)
-            return None
-        data = bytearray(max(end - offset, 0))
-        return self._fill(
-            memoryview(data), pieces(state.blocks, offset, end), offset, Reply([data], version), on_complete
-        )
-
-    def _sparse_read(self, state: State, version: int, step: SparseRead, on_complete: OnComplete) -> Reply | None:
-        plan = pieces(state.blocks, step.offset, clip(state.size, step.offset, step.length))
-        data = bytearray(sum(piece.length for piece in plan))
-        found, packed, position = [], [], 0
-        for piece in plan:
-            found.append((piece.offset, piece.length))
-            packed.append(Piece(position, piece.length, piece.file_offset))
-            position += piece.length
-        return self._fill(memoryview(data), packed, 0, Reply([SparseData(found, data)], version), on_complete)
-
-    def _fill(
-        self, view: memoryview, plan: list[Piece], start: int, reply: Reply, on_complete: OnComplete
-    ) -> Reply | None:
-        """Read pieces to where they belong in the view, which begins at offset `start`."""
-        for number, piece in enumerate(plan):
-            position = piece.offset - start
-            if not self.media.read_cached(piece.file_offset, view[position : position + piece.length]):
-                left = plan[number:]
-                parts = [
-                    (each.file_offset, view[each.offset - start : each.offset - start + each.length]) for each in left
-                ]
-                self._read_in_thread(parts, blocks_of(left), reply, on_complete)
-                return None
-        return reply
-
-    def _read_in_thread(
-        self, parts: Sequence[tuple[int, Buffer]], used: list[int], reply: Reply, on_complete: OnComplete
-    ) -> None:
-        self.blocks.pin(used)
-
-        def work() -> None:
-            for at, view in parts:
-                self.media.read(at, view)
-
-        def done(error: Exception | None) -> None:
-            self.blocks.unpin(used)
-            if error is not None and not isinstance(error, RbdfsError):
-                log.error("read in a thread", exc_info=error)
-                error = StoreFailure(f"read: {error}")
-            on_complete(error or reply)
-
-        self.offload.submit(work, done)
-
-    def _overwrite(self, obj: StoredObject, head: State, step: Write) -> bool:
-        """Write where every block is there and exclusive; False, and nothing done, where that is not so."""
-        offset, data = step
-        length = len(data)
-        end = offset + length
-        blocks = head.blocks
-        first, last = offset >> BLOCK_BITS, (end - 1) >> BLOCK_BITS
-        if end > head.size or not length or last >= len(blocks):
-            return False
-        block = blocks[first]
-        if not block or not self.blocks.is_exclusive(block):
-            return False
-        if first != last:
-            for index in range(first + 1, last + 1):
-                if not blocks[index] or not self.blocks.is_exclusive(blocks[index]):
-                    return False
-        self.journal.data_dirty = True
-        if first == last:
-            self.media.write(block << BLOCK_BITS | offset & _BLOCK_MASK, data)
-        else:
-            view = memoryview(data).cast("B")
-            for at, size, file_offset in pieces(blocks, offset, end):
-                self.media.write(file_offset, view[at - offset : at - offset + size])
+    def _touch(self, obj: StoredObject, head: State) -> None:
         head.mtime = time.time_ns()
         self._version += 1
         obj.version = self._version
         obj.touched = True
-        return True
 
     # Applying a draft.
 
