@@ -18,7 +18,7 @@ from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import for_each
 from rbdfs.image.object_map import EXISTS
 from rbdfs.image.resizing import remove_objects
-from rbdfs.image.striping import ObjectExtent
+from rbdfs.image.striping import MAX_SIZE, ObjectExtent
 from rbdfs.rados.ops import AssertExists, Truncate, WriteOp, Zero
 
 _DISCARD_GRANULARITY = 64 << 10  # librbd: rbd_discard_granularity_bytes
@@ -29,12 +29,13 @@ async def write_zeroes(image: ImageCore, offset: int, length: int) -> None:
     if offset < 0 or length < 0:
         raise InvalidArgument(f"{image.what}: {length} bytes at {offset}")
     async with AsyncExitStack() as stack:
-        if offset + length >= image.size:
+        to_the_end = offset + length >= image.size
+        if to_the_end:  # the size stays as it is
             await stack.enter_async_context(image.maintenance)
         await stack.enter_async_context(image.path.writing())
         end = min(offset + length, image.size)
         if offset < end:
-            await _zero(image, offset, end)
+            await _zero(image, offset, end, image.size if to_the_end else MAX_SIZE)
 
 
 async def discard(image: ImageCore, offset: int, length: int) -> None:
@@ -47,32 +48,33 @@ async def discard(image: ImageCore, offset: int, length: int) -> None:
         await write_zeroes(image, start, end - start)
 
 
-async def _zero(image: ImageCore, offset: int, end: int) -> None:
+async def _zero(image: ImageCore, offset: int, end: int, size: int) -> None:
+    """Zero from `offset` up to `end`; nothing is, or will be, written behind `size`."""
     striping = image.header.striping
     set_size, set_count = striping.set_size, striping.stripe_count
     first_set, end_set = -(-offset // set_size), end // set_size
     if first_set >= end_set:  # no object set as a whole
-        await _zero_pieces(image, offset, end)
+        await _zero_pieces(image, offset, end, size)
         return
-    await _zero_pieces(image, offset, first_set * set_size)
+    await _zero_pieces(image, offset, first_set * set_size, size)
     await remove_objects(image, first_set * set_count, end_set * set_count)
-    await _zero_pieces(image, end_set * set_size, end)
+    await _zero_pieces(image, end_set * set_size, end, size)
 
 
-async def _zero_pieces(image: ImageCore, offset: int, end: int) -> None:
+async def _zero_pieces(image: ImageCore, offset: int, end: int, size: int) -> None:
     """Zero an extent of less than two object sets, each object for itself."""
     if offset >= end:
         return
     extents = image.header.striping.object_extents(offset, end - offset)
-    await for_each(extents, partial(_zero_object, image))
+    await for_each(extents, partial(_zero_object, image, size))
 
 
-async def _zero_object(image: ImageCore, extent: ObjectExtent) -> None:
+async def _zero_object(image: ImageCore, size: int, extent: ObjectExtent) -> None:
     number, within, length, _ = extent
     states = image.object_map.states if image.object_map is not None else None
     if states is not None and not states[number]:
         return
-    if not within and length >= image.header.striping.used_size(number, image.size):
+    if not within and length >= image.header.striping.used_size(number, size):
         await remove_objects(image, number, number + 1)
         return
     if states is not None and states[number] != EXISTS:
