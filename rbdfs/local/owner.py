@@ -67,12 +67,21 @@ class Owner:
         self._ids = itertools.count(engine.boot * _CLIENTS_PER_BOOT + 1)
         self.housekeeping = Housekeeping(engine)
         nursery.start_soon(engine.journal.run)
-        nursery.start_soon(self.housekeeping.run)
+        self._keeping = trio.CancelScope()
+        self._kept = trio.Event()
+        nursery.start_soon(self._keep_house)
 
     @classmethod
     def open(cls, path: Path, lock: Lock, nursery: trio.Nursery, media: Media | None = None) -> "Owner":
         """Open the store whose lock is held; its tasks run in the nursery."""
         return cls(path, lock, store.open_engine(path, media), nursery)
+
+    async def _keep_house(self) -> None:
+        try:
+            with self._keeping:
+                await self.housekeeping.run()
+        finally:
+            self._kept.set()
 
     def new_client(self) -> Client:
         """A client with a number and an address that nobody has or had."""
@@ -88,6 +97,8 @@ class Owner:
 
     async def close(self) -> None:
         """Flush and close; the lock is free afterwards."""
+        self._keeping.cancel()
+        await self._kept.wait()
         try:
             await store.close_engine(self.engine)
         finally:
