@@ -4,6 +4,7 @@ from contextlib import suppress
 
 from rbdfs.cls import directory
 from rbdfs.cls.query import change
+from rbdfs.cls.rbd_types import OpFeature
 from rbdfs.errors import Busy, Gone, NotEmpty, NotFound, ReadOnly, StaleSnapId
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.names import header_object, id_object, object_map_object
@@ -31,6 +32,8 @@ async def remove_image(ioctx: IoCtx, name: str, image_id: str, on_progress: OnPr
 async def _empty(image: Image, on_progress: OnProgress) -> None:
     if image.header.all_snaps:
         raise NotEmpty(f"{image.what}: the image has snapshots")
+    if image.header.op_features & OpFeature.GROUP:
+        raise Busy(f"{image.what}: the image belongs to a group (`rbd group image rm` takes it out)")
     if image.is_read_only:
         raise ReadOnly(f"{image.what}: {image.why_read_only()}")
     for watcher in await calls.list_watchers(image.ioctx, image.header_name):

@@ -4,7 +4,7 @@ import pytest
 from ceph_cluster import CephCluster
 from interop.librbd import check_object_map, exported, our_pool, rbd, rbd_json
 
-from rbdfs.errors import NotSupported, ReadOnly
+from rbdfs.errors import Busy, NotEmpty, NotSupported, ReadOnly
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature, ImageFlag
 from rbdfs.image.header import read_header
@@ -135,3 +135,31 @@ async def test_the_wrong_size_of_an_object_map_is_flagged(ceph_cluster: CephClus
         assert (await exported(ceph_cluster, spec)).index(b"x") == 30 * MIB
     for name in (spec, "data/other"):
         await rbd(ceph_cluster, "rm", "--no-progress", name)
+
+
+async def test_a_group_snapshot_keeps_its_bytes_while_we_write(ceph_cluster: CephCluster) -> None:
+    """It is none of the user's snapshots, and is not shown; but writes must preserve it all the same."""
+    spec = "data/member"
+    async with our_pool(ceph_cluster) as ioctx:
+        await directory.create(ioctx, "member", 8 * MIB)
+        await rbd(ceph_cluster, "group", "create", "data/group")
+        await rbd(ceph_cluster, "group", "image", "add", "data/group", spec)
+        with pytest.raises(Busy, match="belongs to a group"):
+            await directory.remove(ioctx, "member")
+        async with open_image(ioctx, "member") as image:
+            await image.write(0, b"before")
+            await rbd(ceph_cluster, "group", "snap", "create", "data/group@then")
+            await image.write(0, b"after!")
+            assert image.header.snaps == []
+            assert len(image.header.hidden_snaps) == 1
+        await check_object_map(ceph_cluster, spec)
+        assert (await exported(ceph_cluster, spec)).startswith(b"after!")
+        await rbd(ceph_cluster, "group", "snap", "rollback", "--no-progress", "data/group@then")
+        assert (await exported(ceph_cluster, spec)).startswith(b"before")
+        with pytest.raises(NotEmpty):
+            await directory.remove(ioctx, "member")
+        assert "member" in (await rbd(ceph_cluster, "ls", "data")).split()
+        await rbd(ceph_cluster, "group", "snap", "rm", "data/group@then")
+        await rbd(ceph_cluster, "group", "image", "rm", "data/group", spec)
+        await rbd(ceph_cluster, "group", "rm", "data/group")
+        await directory.remove(ioctx, "member")
