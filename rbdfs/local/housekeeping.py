@@ -32,6 +32,8 @@ class Housekeeping:
         self._fenced: dict[str, float] = dict(engine.database.rows("SELECT address, until FROM blocklist"))
         self._to_trim: list[tuple[Pool, SnapId]] = []
         self._work = trio.Event()
+        # As found: a pool whose removal begins while `run` does is its remover's to clear.
+        self._half_removed = [pool for pool in engine.pools.values() if pool.is_removed]
         for pool_id, snap in engine.database.rows(
             "SELECT DISTINCT pool, snap FROM snapmap JOIN removed_snap USING (pool, snap)"
         ):
@@ -42,7 +44,7 @@ class Housekeeping:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._trim)
             nursery.start_soon(self._expire_watches)
-            for pool in [pool for pool in self._engine.pools.values() if pool.is_removed]:
+            for pool in self._half_removed:
                 nursery.start_soon(self._finish_removal, pool)
 
     # Pools.
