@@ -151,9 +151,11 @@ def test_umount_ends_the_daemon_where_another_mount_namespace_has_a_copy(shell: 
     with subprocess.Popen(unshare, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        assert f"sleep (pid {other.pid})" in shell("umount", shell.mountpoint)
-        assert not is_running(pid)
-        other.kill()
+        try:
+            assert f"sleep (pid {other.pid})" in shell("umount", shell.mountpoint)
+            assert not is_running(pid)
+        finally:
+            other.kill()
     shell.mount()
     assert (shell.mountpoint / "vm").read_bytes() == b"kept"
 
