@@ -18,13 +18,16 @@ def _get_children(pool_id: int, image_id: str, snap_id: SnapId) -> Query[Any]:
 
 
 async def has_children(image: ImageCore, snap: SnapInfo) -> bool:
-    """Whether any pool that we may look into has a clone of the snapshot, of either format."""
+    """Whether any pool that we may look into has a clone of the snapshot, of either format.
+
+    Clones of the first format are in the namespace of their parent (`librbd: SnapshotUnprotectRequest`).
+    """
     if snap.child_count:
         return True
     cluster = image.ioctx.cluster
     for pool_id in await cluster.list_pools():
         try:
-            pool = await cluster.open_pool(pool_id)
+            pool = await cluster.open_pool(pool_id, image.ioctx.namespace)
             if await ask(pool, CHILDREN, _get_children(image.ioctx.pool_id, image.image_id, snap.id)):
                 return True
         except (NotFound, NotSupported, PermissionDenied):

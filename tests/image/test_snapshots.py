@@ -6,12 +6,16 @@ import trio.testing
 from image.conftest import MIB, Pools, until
 from image.faulty import FaultyIoCtx
 
+from rbdfs.cls.directory import CHILDREN
+from rbdfs.cls.query import change
+from rbdfs.cls.rbd import call
 from rbdfs.errors import Busy, Exists, Gone, InvalidArgument, NotFound, NotSupported, RbdfsError
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature
 from rbdfs.image.image import Image, ImageChange, open_image
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import ReadOp
+from rbdfs.wire import S64, U64
 
 
 async def content(ioctx: IoCtx, snap_name: str, offset: int, length: int) -> bytes:
@@ -210,3 +214,22 @@ async def test_removed_snapshot_reads_as_an_error_not_as_zeroes(pools: Pools) ->
                     await snap.read(0, 4)
                 with pytest.raises(Gone, match="vm@s"):
                     await snap.seek_data(0)
+
+
+async def test_snapshot_with_a_clone_stays_protected(pools: Pools) -> None:
+    """A clone of format 1 is noted in the pool of the clone, which may be any."""
+    async with pools.client() as ioctx:
+        await ioctx.cluster.create_pool("clones")
+        image_id = await directory.create(ioctx, "vm", MIB)
+        async with open_image(ioctx, "vm") as image:
+            snap_id = await snapshots.create(image, "s")
+            await snapshots.protect(image, "s")
+            clones = await ioctx.cluster.open_pool("clones")
+            arguments = ((S64, ioctx.pool_id), (str, image_id), (U64, snap_id), (str, "child"))
+            await change(clones, CHILDREN, call("add_child", *arguments))
+            with pytest.raises(Busy, match="clones"):
+                await snapshots.unprotect(image, "s")
+            assert image.header.snaps[0].is_protected
+            await change(clones, CHILDREN, call("remove_child", *arguments))
+            await snapshots.unprotect(image, "s")
+            await snapshots.remove(image, "s")
