@@ -223,6 +223,7 @@ class LocalCluster:
                 if self._server is not None:
                     await self._server.close(self._owner.flush)
             finally:
+                self._identity.refusal = StoreFailure(f"{self._path}: the store has been closed")
                 await self._owner.close()
         elif isinstance(self.backend, Remote):
             self.backend.close()

@@ -39,10 +39,6 @@ class Omap:
         """Up to `limit` keys behind `after` that begin with `prefix`, and whether there are more."""
         return page(self._order, after, prefix, limit)
 
-    def merged(self, changes: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
-        """The pairs as they will be once `changes` are applied."""
-        return merge(self.pairs, changes)
-
 
 def merge(pairs: Mapping[bytes, bytes], changes: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
     """The pairs with changes applied, in no order."""

@@ -5,6 +5,7 @@ all of it is asked again at the next one. When it dies, nobody knows: what would
 anything that was done is not flushed yet, so does everything from then on.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,8 @@ from rbdfs.local.link import Link
 from rbdfs.local.session import watch_lost
 from rbdfs.rados.api import NotifyEvent, NotifyReply, OnComplete, PoolUsage, WatchEvent, WatchLost
 from rbdfs.rados.ops import PoolId, ReadOp, SnapId, WriteOp
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -131,7 +134,7 @@ class Remote:
                     return True
                 _HANDLERS[kind](self, *rest)
         except (ProtocolError, KeyError, TypeError, ValueError) as err:
-            raise ProtocolError(f"the owner of the store said what is not understood: {err!r}") from err
+            log.error("the owner of the store said what is not understood: %r", err)
         finally:
             self._link = None
             link.close()

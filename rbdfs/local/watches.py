@@ -97,12 +97,6 @@ class Watches:
         for entry in self._of(client):
             self.remove(entry)
 
-    def lose_all(self, reason: str) -> None:
-        """The engine ends."""
-        for entries in list(self._entries.values()):
-            for entry in list(entries.values()):
-                self._lose(entry, reason)
-
     def _of(self, client: "Client") -> list[WatchEntry]:
         return [entry for entries in self._entries.values() for entry in entries.values() if entry.client is client]
 
