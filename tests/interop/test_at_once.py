@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 
 KIB, MIB = 1 << 10, 1 << 20
 REGION = 6 * MIB
-SECONDS = 8
+SECONDS = 5
 
 
 class Shadow:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.cluster
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 8 * MIB
-STEPS = 60
+STEPS = 40
 
 
 class Together:
