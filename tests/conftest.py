@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable
 
+import hypothesis
 import pytest
 import trio.testing
 from ceph_cluster import (  # fixtures
@@ -11,6 +12,12 @@ from ceph_cluster import (  # fixtures
     ceph_cluster_3 as ceph_cluster_3,
     ceph_clusters as ceph_clusters,
 )
+
+# How fast a machine is at the moment is no property of the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.hookimpl(tryfirst=True)
