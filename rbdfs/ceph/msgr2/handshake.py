@@ -186,7 +186,8 @@ class Handshake:
 
     def _take_banner(self) -> bytes:
         head = bytes(self._buffer[: len(_BANNER)])
-        # A monitor's address is what the user gave; an OSD's may be out of date, and somebody else's by now.
+        # Nothing protects a banner yet. What a monitor's says, the user must hear, who gave its address; what stands at
+        # an OSD's may be somebody else by now, or be damaged: there the map, or another attempt, will tell.
         wrong = NotSupported if self._peer_type == EntityType.MON else ProtocolError
         if head.startswith(_OLD_BANNER):
             raise wrong(f"{self._target} speaks messenger 1 only: not a v2 port")
@@ -202,7 +203,7 @@ class Handshake:
             return b""
         supported, required = _BANNER_FEATURES.unpack_from(self._buffer, begin)
         if required & ~_REVISION_1 or not supported & _REVISION_1:
-            raise NotSupported(f"{self._target}: messenger features {supported:#x}, of which required {required:#x}")
+            raise wrong(f"{self._target}: messenger features {supported:#x}, of which required {required:#x}")
         self._received += self._buffer[: begin + length]
         del self._buffer[: begin + length]
         self._expected = (Tag.HELLO,)

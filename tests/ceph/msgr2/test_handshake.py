@@ -171,7 +171,11 @@ def test_method_none_is_tried_where_only_that_is_allowed() -> None:
 
 OTHER_GREETINGS = pytest.mark.parametrize(
     ("greeting", "message"),
-    [(b"ceph v027\0\0\0\0", "messenger 1"), (b"HTTP/1.1 400", "no Ceph daemon")],
+    [
+        (b"ceph v027\0\0\0\0", "messenger 1"),
+        (b"HTTP/1.1 400", "no Ceph daemon"),
+        (b"ceph v2\n\x10\0" + bytes([3, *[0] * 7, 2, *[0] * 7]), "features 0x3, of which required 0x2"),
+    ],
 )
 
 
