@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ceph_cluster import CephCluster
+from interop.librbd import qemu_source
 from mount.daemon import Daemon
 
 pytestmark = [pytest.mark.cluster, pytest.mark.mount]
@@ -114,12 +115,10 @@ def test_sizes_and_names_follow_each_other(ceph_cluster: CephCluster, daemon: Ce
 @pytest.mark.skipif(shutil.which("qemu-io") is None, reason="qemu-utils is not installed")
 def test_qemu_and_the_mount_write_in_turns(ceph_cluster: CephCluster, daemon: CephDaemon) -> None:
     """What QEMU wrote through librbd is read through the mount at once, although the kernel had the old pages."""
-    if ceph_cluster.key_type != 1:
-        pytest.skip("the librbd of this machine cannot log in")
     ceph_cluster.rbd("create", "--size", "8M", "data/turns")
     file = daemon.path / "turns"
     soon(file.exists)
-    source = f"rbd:data/turns:conf={ceph_cluster.conf}"
+    source = qemu_source(ceph_cluster, "turns")
     with file.open("r+b", buffering=0) as opened:
         for turn in range(1, 5):
             os.pwrite(opened.fileno(), bytes((turn,)) * 8192, 0)
