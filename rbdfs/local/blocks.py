@@ -60,7 +60,7 @@ class Blocks:
         ]
         self._first_page = 0  # no page before it has a wholly free chunk
         self._scanned = 0  # where a free block was last found in a used chunk
-        self._small_chunk = -1
+        self._small_next = 0  # in the chunk that small objects share; at its end, another one is begun
         self._can_grow = True
         self._pending: set[int] = set()  # count 0, not yet reusable
         self._freed: list[int] = []  # of this generation
@@ -174,11 +174,12 @@ class Blocks:
 
     def _find(self, index: int, *, small: bool) -> int:
         if small:
-            if self._small_chunk >= 0 and (block := self._free_in_chunk(self._small_chunk)) is not None:
+            block: int | None = self._small_next
+            if not self._small_next % CHUNK or not self.is_free(self._small_next):
+                block = self._free_chunk()
+            if block is not None:
+                self._small_next = block + 1
                 return block
-            if (chunk := self._free_chunk()) is not None:
-                self._small_chunk = chunk
-                return chunk
         elif (chunk := self._free_chunk()) is not None:
             return chunk + index % CHUNK
         for turn in range(len(self._free)):
