@@ -17,6 +17,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -145,6 +146,16 @@ class CephCluster:
     def rados(self, *arguments: str) -> str:
         """`rados ...`: what it printed."""
         return self.run("rados", *arguments).stdout
+
+    def tools(self) -> Path:
+        """A directory for PATH with this release's `ceph`, `rbd` and `rados`."""
+        directory = self.directory / "bin"
+        directory.mkdir(exist_ok=True)
+        for tool in ("ceph", "rbd", "rados"):
+            path = directory / tool
+            path.write_text(f'#!/bin/sh\nexec {shlex.join([*self.prefix, shutil.which(tool) or tool])} "$@"\n')
+            path.chmod(0o755)
+        return directory
 
     def add_client(self, name: str, *caps: str) -> Path:
         """Make a client such as `client.ro` with caps ("mon", "allow r", "osd", ...); gives its keyring."""

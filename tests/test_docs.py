@@ -72,7 +72,8 @@ def test_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
 def test_commands_of_the_readme_work_on_a_cluster(tmp_path: Path, ceph_cluster: CephCluster) -> None:
     script = "".join(block for tag, block in BLOCKS if tag == "ceph")
     conf = str(ceph_cluster.conf)
-    output = run_script(script, tmp_path, {"/etc/ceph/ceph.conf": conf}, CEPH_CONF=conf)
+    path = f"{tmp_path}/bin:{ceph_cluster.tools()}:{os.environ['PATH']}:/usr/sbin:/sbin"
+    output = run_script(script, tmp_path, {"/etc/ceph/ceph.conf": conf}, CEPH_CONF=conf, PATH=path)
     assert "size 1 GiB in 256 objects" in output
     ceph_cluster.rbd("rm", "data/new")
 
