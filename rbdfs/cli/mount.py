@@ -4,7 +4,6 @@ import logging
 import logging.handlers
 import os
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 from rbdfs import connect
@@ -52,37 +51,42 @@ def mount(arguments: Arguments) -> int:
     if isinstance(address, StoreAddress) and address.path.is_relative_to(mountpoint):
         raise InvalidArgument(f"{mountpoint}: the store {address.path} is inside; the mount would hide it")
     log_file = None if arguments.foreground else _log_file(arguments, mountpoint)
-    ready = (lambda: None) if arguments.foreground else daemon.detach(log_file)
+    ready: Callable[[], None] = (lambda: None) if arguments.foreground else daemon.detach(log_file)
     if log_file is not None:
         _log_to(log_file, arguments)
     elif arguments.foreground:
         logging.basicConfig(level=_level(arguments), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    serving: list[MountStatus] = []
+
+    def on_ready(status: MountStatus) -> None:
+        serving.append(status)
+        if arguments.foreground:
+            say(f"{spec} of the {status.store} is mounted on {status.mountpoint}")
+        ready()
+
     try:
-        return run_async(_serve, arguments, spec, mountpoint, options, ready)
+        return run_async(_serve, arguments, spec, mountpoint, options, on_ready)
     except RbdfsError as err:
         logging.getLogger(__name__).error("%s: %s", mountpoint, err)
-        leave_word(mountpoint, err)
+        if serving:
+            leave_word(Path(serving[0].mountpoint), err)
         raise
 
 
 async def _serve(
-    arguments: Arguments, spec: PoolSpec, mountpoint: Path, options: MountOptions, ready: Callable[[], None]
+    arguments: Arguments,
+    spec: PoolSpec,
+    mountpoint: Path,
+    options: MountOptions,
+    on_ready: Callable[[MountStatus], None],
 ) -> None:
     address, _ = connect.choose_address(connect_flags(arguments))
     is_new = isinstance(address, StoreAddress) and not connect.store_exists(address.path)
-    async with AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(open_cluster(arguments, create=is_new))
+    async with open_cluster(arguments, create=is_new) as cluster:
         if is_new and spec.pool not in (await cluster.list_pools()).values():
             await cluster.create_pool(spec.pool)
             say(f"created pool {spec.pool}")
-        ioctx = await open_pool(cluster, spec)
-
-        def on_ready(_status: MountStatus) -> None:
-            if arguments.foreground:
-                say(f"{spec} of the {cluster.description} is mounted on {mountpoint}")
-            ready()
-
-        await serve(ioctx, mountpoint, options, on_ready=on_ready)
+        await serve(await open_pool(cluster, spec), mountpoint, options, on_ready=on_ready)
 
 
 def _log_file(arguments: Arguments, mountpoint: Path) -> Path | None:
@@ -111,6 +115,4 @@ def _level(arguments: Arguments) -> int:
 def _log_to(path: Path, arguments: Arguments) -> None:
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(_level(arguments))
+    logging.basicConfig(level=_level(arguments), handlers=[handler], force=True)

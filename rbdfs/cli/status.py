@@ -1,5 +1,6 @@
 """`rbdfs status`: what is mounted, and who has an image open."""
 
+import os
 from pathlib import Path
 
 from rbdfs.cli.access import open_ioctx
@@ -39,7 +40,7 @@ def show_status(arguments: Arguments) -> int:
     states = [found for found in state.read_states() if found.is_alive]
     if what is not None:
         path = Path(what).absolute()
-        places = (str(path), str(path.parent.resolve() / path.name))
+        places = (str(path), str(path.parent.resolve() / path.name), os.path.realpath(path))
         states = [found for found in states if found.mountpoint in places]
         if not states and what.startswith(("/", "./", "../")):
             raise NotFound(f"{what}: no mount of rbdfs (of this user) here")

@@ -13,7 +13,6 @@ from rbdfs.errors import Busy, InvalidArgument, RbdfsError, StoreFailure
 from rbdfs.fuse import mounting, state
 
 _USUAL_SECONDS = 2.0  # until a daemon has left; after that, it is worth a look why it has not
-_NUDGE = 0.5  # seconds before a daemon that still serves is told to leave: a copy of the mount may be left elsewhere
 
 
 def _umount(parser: Parser) -> None:
@@ -27,8 +26,7 @@ COMMANDS: dict[str, Declare] = {"umount": _umount}
 
 def umount(arguments: Arguments) -> None:
     """`rbdfs umount`: returns when all is flushed and the daemon is gone."""
-    path = Path(os.path.abspath(arguments.mountpoint))  # resolve() would ask a mount that may be dead
-    mountpoint = path.parent.resolve() / path.name
+    mountpoint = _mountpoint(arguments.mountpoint)
     status = state.read_state(mountpoint)
     mounted = mounting.find_mount(mountpoint)
     if mounted is not None:
@@ -46,6 +44,13 @@ def umount(arguments: Arguments) -> None:
         error = _take_last_words(mountpoint, status.pid)
         if error:
             raise StoreFailure(f"{mountpoint}: the daemon ended with an error: {error}")
+
+
+def _mountpoint(given: str) -> Path:
+    """The directory that is meant, as the kernel and the daemon call it."""
+    path = Path(os.path.abspath(given))
+    path = path.parent.resolve() / path.name  # the mount itself is not asked, it may hang
+    return path if mounting.find_mount(path) is not None else path.resolve()
 
 
 def last_words_file(mountpoint: Path) -> Path:

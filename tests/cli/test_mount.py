@@ -160,6 +160,16 @@ def test_umount_ends_the_daemon_where_another_mount_namespace_has_a_copy(shell: 
     assert (shell.mountpoint / "vm").read_bytes() == b"kept"
 
 
+def test_mountpoint_may_be_named_by_a_link(shell: Shell, tmp_path: Path) -> None:
+    shell.mountpoint.mkdir()
+    (tmp_path / "link").symlink_to(shell.mountpoint)
+    shell("mount", "data", tmp_path / "link", "--log-file", "none")
+    assert shell.mounts()[0]["mountpoint"] == str(shell.mountpoint)
+    assert "data" in shell("status", tmp_path / "link")
+    shell("umount", tmp_path / "link")
+    assert shell.mounts() == []
+
+
 def test_umount_of_what_is_not_mounted_is_an_error(shell: Shell) -> None:
     assert "not mounted" in shell("umount", shell.mountpoint, code=22)
 
