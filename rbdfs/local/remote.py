@@ -12,12 +12,11 @@ from typing import Any, Generic, TypeVar
 
 import trio
 
-from rbdfs.errors import ProtocolError, RbdfsError, StoreFailure
+from rbdfs.errors import NotConnected, ProtocolError, RbdfsError, StoreFailure
 from rbdfs.local import codec
 from rbdfs.local.backend import Backend, Place
 from rbdfs.local.check import CheckReport
 from rbdfs.local.link import Link
-from rbdfs.local.session import watch_lost
 from rbdfs.rados.api import NotifyEvent, NotifyReply, OnComplete, PoolUsage, WatchEvent, WatchLost
 from rbdfs.rados.ops import PoolId, ReadOp, SnapId, WriteOp
 
@@ -206,7 +205,7 @@ class Remote:
         """Watches do not move to another owner: tell whoever watches."""
         lost, self._established = self._established, set()
         for cookie in sorted(lost):
-            self._watches.pop(cookie)(WatchLost(watch_lost("the process that owned the store has gone")))
+            self._watches.pop(cookie)(WatchLost(NotConnected("the process that owned the store has gone")))
 
     def attach(self, link: Link) -> None:
         """Another owner: ask it what is not answered."""

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from rbdfs.errors import NotConnected, NotFound, RbdfsError
+from rbdfs.errors import NotFound, RbdfsError
 from rbdfs.local.backend import Place
 from rbdfs.local.blocks import BLOCK_BITS
 from rbdfs.local.check import CheckReport, check_files
@@ -182,8 +182,3 @@ class Session:
         refusal: RbdfsError | None = self.client.refusal
         if refusal is not None:
             raise refusal
-
-
-def watch_lost(reason: str) -> NotConnected:
-    """The error of a watch that ended without its owner's will."""
-    return NotConnected(reason)
