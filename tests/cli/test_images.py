@@ -2,9 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
+import trio
 from cli.conftest import Run
+
+from rbdfs.connect import StoreAddress, open_cluster
+from rbdfs.rados import calls
 
 TIMESTAMP = r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}"
 
@@ -117,6 +122,24 @@ def test_long_listing_shows_snapshots_and_protection(pool: Run) -> None:
         ["image", "id", "snapshot", "snapshot_id", "size", "format", "protected"],
         ["image", "id", "size", "format"],
     ]
+
+
+def test_long_listing_says_which_image_cannot_be_read_and_shows_the_others(pool: Run, store: Path) -> None:
+    for name in ("a", "broken", "z"):
+        pool("create", f"data/{name}", "-s", "1M")
+    image_id = json.loads(pool("info", "data/broken", "--format", "json").out)["id"]
+
+    async def lose_header() -> None:
+        async with open_cluster(StoreAddress(store)) as cluster:
+            await calls.remove(await cluster.open_pool("data"), f"rbd_header.{image_id}")
+
+    trio.run(lose_header)
+    listed = pool("ls", "-l", "data")
+    assert [line.split()[0] for line in listed.out.splitlines()] == ["NAME", "a", "z"]
+    assert listed.code == 2
+    assert "error opening broken: " in listed.err
+    assert pool("ls", "data").out == "a\nbroken\nz\n"
+    assert pool("rm", "data/broken").code == 0
 
 
 def test_long_listing_of_nothing_is_nothing(pool: Run) -> None:
