@@ -198,11 +198,16 @@ class DataLane:
             on_complete = partial(self._have_written_durably, unique, handle, size, payload)
         else:
             on_complete = partial(self._have_written, unique, size, payload)
-        if offset + size > handle.content.size:
+        is_growing = offset + size > handle.content.size
+        if is_growing:
             handle.file.begin_resize()
             on_complete = partial(self._have_grown, handle, on_complete)
         try:
             handle.content.submit_write(offset, payload[:size], on_complete)
+        except BaseException:
+            if is_growing:
+                handle.file.end_resize()
+            raise
         finally:
             if self._answered != unique:
                 self._device.keep_payload()

@@ -37,7 +37,7 @@ Key = tuple[str, SnapId]
 class ImageFile(OpenFile):
     """An open image or snapshot, as a file."""
 
-    __slots__ = ("_has_other_writers", "allocation", "image", "kept", "key", "may_keep_pages")
+    __slots__ = ("_has_other_writers", "allocation", "image", "kept", "key", "may_keep_pages", "metadata_changes")
 
     def __init__(self, inode: Inode, image: Image) -> None:
         super().__init__(inode.number, image)
@@ -47,6 +47,7 @@ class ImageFile(OpenFile):
         ours = f"client.{image.ioctx.cluster.instance_id}"
         self._has_other_writers = image.lock is None or any(locker.entity != ours for locker in image.header.lockers)
         self.kept: Kept | None = None  # read when needed, void after a change of metadata
+        self.metadata_changes = 0
         self.allocation = _Allocation()
 
     def keep_pages_at_open(self) -> bool:
@@ -55,6 +56,11 @@ class ImageFile(OpenFile):
             return True
         keep, self.may_keep_pages = self.may_keep_pages, True
         return keep and not self._has_other_writers
+
+    def forget_kept(self) -> None:
+        """The metadata has changed."""
+        self.kept = None
+        self.metadata_changes += 1
 
     def lock_moved(self) -> None:
         """The exclusive lock was taken or given up, by us or by another client."""

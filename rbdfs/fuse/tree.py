@@ -68,19 +68,17 @@ class Tree:
         return await lookup(self._ioctx, name)
 
     async def _snapshot(self, image_id: str, image_name: str, snap_name: str) -> Inode:
-        snap = (await self._header(image_id)).snap_by_name(snap_name)
+        async with self.images.using(self.inodes.image(image_id, image_name)) as file:
+            snap = file.image.header.snap_by_name(snap_name)
         if snap is None:
             raise NotFound(f"{image_name}@{snap_name}: no such snapshot")
         return self.inodes.snapshot(image_id, image_name, snap.id, snap_name)
 
-    async def _header(self, image_id: str) -> Header:
-        file = self.images.peek(image_id)
-        return file.image.header if file is not None else await read_header(self._ioctx, image_id)
-
     async def list_directory(self, inode: Inode) -> list[tuple[str, Inode]]:
         """The entries of a directory, by name."""
         if inode.kind is Kind.SNAP_DIRECTORY:
-            snaps = (await self._header(inode.image_id)).snaps
+            async with self.images.using(self._image_of(inode)) as file:
+                snaps = file.image.header.snaps
             return [
                 (snap.name, self.inodes.snapshot(inode.image_id, inode.image_name, snap.id, snap.name))
                 for snap in sorted(snaps, key=lambda snap: snap.name)
@@ -107,17 +105,14 @@ class Tree:
         """What stat(2) says of an inode; raises what makes it impossible to know."""
         if inode.is_directory:
             return attributes.directory(inode.number, self._defaults, self._mounted_at)
-        if self.images.peek(inode.image_id, inode.snap_id) is not None:
+        if inode.kind is Kind.SNAPSHOT:
+            return await self._attributes_of_snapshot(inode)
+        if self.images.peek(inode.image_id) is not None:
             async with self.images.using(inode) as file:
                 return await self._attributes_of_open(inode, file)
-        header = await self._header(inode.image_id)
+        # An image that is not open is not opened for this: a listing has thousands of them.
+        header = await read_header(self._ioctx, inode.image_id)
         kept = Kept.from_metadata(await list_metadata(self._ioctx, inode.image_id))
-        if inode.kind is Kind.SNAPSHOT:
-            snap = header.snap_by_id(inode.snap_id)
-            if snap is None:
-                raise NotFound(f"{inode}: no such snapshot")
-            async with self.images.using(inode) as file:
-                return self._make_attributes(inode, header, snap, kept, snap.size, await file.allocated_bytes())
         allocated = await occupied_bytes(self._ioctx, header)
         if allocated is None:
             async with self.images.using(inode) as file:
@@ -126,16 +121,37 @@ class Tree:
 
     async def _attributes_of_open(self, inode: Inode, file: ImageFile) -> FileAttributes:
         image = file.image
-        kept = file.kept
-        if kept is None:
-            kept = file.kept = Kept.from_metadata(await list_metadata(self._ioctx, inode.image_id))
+        kept = await self._kept(file)
         allocated = await file.allocated_bytes()
         if file.written_at > kept.mtime_set_at:
             kept = Kept(kept.mode, kept.owner)
-        made = self._make_attributes(inode, image.header, image.snap, kept, image.size, allocated)
+        made = self._make_attributes(inode, image.header, None, kept, image.size, allocated)
         made.mtime = max(made.mtime, file.written_at if not kept.mtime else 0)
         made.ctime = max(made.ctime, file.written_at)
         return made
+
+    async def _attributes_of_snapshot(self, inode: Inode) -> FileAttributes:
+        # The image is opened, and stays so for a while: its header has every snapshot, and is costly with many.
+        async with self.images.using(self._image_of(inode)) as file:
+            header = file.image.header
+            snap = header.snap_by_id(inode.snap_id)
+            if snap is None:
+                raise NotFound(f"{inode}: no such snapshot")
+            kept = await self._kept(file)
+            allocated = await occupied_bytes(self._ioctx, header, snap)
+            if allocated is None:
+                async with self.images.using(inode) as opened:
+                    allocated = await opened.allocated_bytes()
+            return self._make_attributes(inode, header, snap, kept, snap.size, allocated)
+
+    async def _kept(self, file: ImageFile) -> Kept:
+        if file.kept is not None:
+            return file.kept
+        changes = file.metadata_changes
+        kept = Kept.from_metadata(await list_metadata(self._ioctx, file.image.image_id))
+        if file.metadata_changes == changes:
+            file.kept = kept
+        return kept
 
     def _make_attributes(
         self, inode: Inode, header: Header, snap: SnapInfo | None, kept: Kept, size: int, allocated: int
@@ -252,7 +268,7 @@ class Tree:
         async with self.images.using(inode) as file:
             for key, value in values.items():
                 await file.image.metadata_set(key, value)
-            file.kept = None
+            file.forget_kept()
 
     # What others change
 
@@ -269,7 +285,7 @@ class Tree:
             file.known_size = image.size
             self._notifier.invalidate_content(file.inode)
         if change & ImageChange.METADATA:
-            file.kept = None
+            file.forget_kept()
             self._notifier.invalidate_attributes(file.inode)
         if change & (ImageChange.NAME | ImageChange.REMOVED):
             for inode in self.inodes.known(Kind.IMAGE, image.image_id):

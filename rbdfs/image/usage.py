@@ -130,19 +130,23 @@ async def _state_at(ioctx: IoCtx, name: str, clones: list[CloneInfo], snap_id: S
     return clones[-1]
 
 
-async def occupied_bytes(ioctx: IoCtx, header: Header) -> int | None:
-    """Bytes that an image which is not open occupies: by the store's count, else by its object map, else None."""
-    if header.data_pool_id is None:
+async def occupied_bytes(ioctx: IoCtx, header: Header, snap: SnapInfo | None = None) -> int | None:
+    """Bytes that an image or a snapshot occupies, which need not be open: by the store's count, else by its object map.
+
+    None where only asking each object could tell.
+    """
+    if snap is None and header.data_pool_id is None:
         counted = await ioctx.allocated_bytes(f"{header.object_prefix}.")
         if counted is not None:
             return counted
-    if not header.features & Feature.OBJECT_MAP or header.flags & ImageFlag.OBJECT_MAP_INVALID:
+    flags, size, snap_id = (header.flags, header.size, HEAD) if snap is None else (snap.flags, snap.size, snap.id)
+    if not header.features & Feature.OBJECT_MAP or flags & ImageFlag.OBJECT_MAP_INVALID:
         return None
     try:
-        states = await load_states(ioctx, header.image_id, HEAD)
+        states = await load_states(ioctx, header.image_id, snap_id)
     except (NotFound, Corrupt):
         return None
-    return bytes_of_runs(header.striping, header.size, existing_runs(states))
+    return bytes_of_runs(header.striping, size, existing_runs(states))
 
 
 def bytes_of_runs(striping: Striping, size: int, runs: list[Run]) -> int:
