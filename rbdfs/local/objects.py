@@ -123,7 +123,7 @@ def load(database: Database, key: ObjectKey) -> tuple[StoredObject, int]:
         loaded.head = _state(row[4:], key)
     if loaded.snap_seq or loaded.head is None:
         loaded.clones = [
-            Clone(SnapId(clone), loaded_ids(snaps), version, _state(rest, key))
+            Clone(SnapId(clone), _snaps(snaps, key), version, _state(rest, key))
             for clone, snaps, version, *rest in database.rows(
                 "SELECT clone, snaps, version, size, mtime, blocks, xattrs, omap_header, has_omap FROM clone"
                 " WHERE object = ? ORDER BY clone",
@@ -210,6 +210,13 @@ def _state(row: Sequence[Any], key: ObjectKey) -> State:
     except (TypeError, ValueError, msgpack.UnpackException) as err:
         raise Corrupt(f"object {key.name}: unreadable metadata: {err}") from err
     return state
+
+
+def _snaps(stored: bytes, key: ObjectKey) -> tuple[SnapId, ...]:
+    try:
+        return loaded_ids(stored)
+    except (TypeError, struct.error) as err:
+        raise Corrupt(f"object {key.name}: unreadable snapshot ids: {err}") from err
 
 
 def stored_ids(ids: tuple[SnapId, ...]) -> bytes:

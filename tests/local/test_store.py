@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from rbdfs.errors import Corrupt, InvalidArgument, NotFound, NotSupported
+from rbdfs.errors import Corrupt, InvalidArgument, NotFound, NotSupported, StoreFailure
 from rbdfs.local import engine as engine_module, store
 from rbdfs.local.cluster import check_store, open_store
 from rbdfs.local.media import Media
@@ -75,6 +75,38 @@ async def test_data_file_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(Corrupt, match="missing"):
         async with open_store(path):
             pass
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE object SET blocks = x'010203' WHERE name = x'62726f6b656e'",
+        "UPDATE object SET blocks = x'ffffff00' WHERE name = x'62726f6b656e'",
+        "UPDATE object SET xattrs = x'c1' WHERE name = x'62726f6b656e'",
+        "UPDATE object SET size = 'large' WHERE name = x'62726f6b656e'",
+        "UPDATE clone SET snaps = x'01'",
+    ],
+)
+async def test_damaged_object_breaks_nothing_else(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "store"
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        for name in ("broken", "fine"):
+            await calls.write(ioctx, name, 0, b"x" * 1000)
+        snap = await ioctx.create_snap_id()
+        await calls.write(ioctx, "broken", 0, b"y", SnapContext(snap, (snap,)))
+    with closing(sqlite3.connect(path / store.METADATA)) as database:
+        database.execute(damage)
+        database.commit()
+    async with open_store(path) as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        with pytest.raises((Corrupt, StoreFailure)):
+            await calls.read(ioctx, "broken", 0, 0)
+        await calls.write(ioctx, "fine", 0, b"z")
+        assert bytes(await calls.read(ioctx, "fine", 0, 2)) == b"zx"
+        assert {name async for name in ioctx.list_objects()} == {"broken", "fine"}
+    assert not (await check_store(path)).is_clean
 
 
 async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
