@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from rbdfs.cli.access import open_ioctx
+from rbdfs.cli.access import open_ioctx, say
 from rbdfs.cli.options import (
     Arguments,
     Declare,
@@ -117,12 +117,18 @@ async def roll_back_snap(arguments: Arguments) -> None:
 
 
 async def purge_snaps(arguments: Arguments) -> None:
-    """`rbdfs snap purge`."""
+    """`rbdfs snap purge`: says which ones are protected and so stay; that is no failure, as for `rbd`."""
     spec = image_spec(arguments)
     async with open_ioctx(arguments, spec) as ioctx, open_image(ioctx, spec.image) as image:
-        if image.header.snaps:
+        protected = [snap.name for snap in image.header.snaps if snap.is_protected]
+        removable = [snap.name for snap in image.header.snaps if not snap.is_protected]
+        if removable:
             with Progress("Removing all snapshots", enabled=not arguments.no_progress) as progress:
-                await snapshots.purge(image, on_progress=progress)
+                for number, name in enumerate(removable, 1):
+                    await snapshots.remove(image, name)
+                    progress(number, len(removable))
+    if protected:
+        say(f"{spec}: protected snapshots stay: {', '.join(protected)} (rbdfs snap unprotect)")
 
 
 async def list_snaps(arguments: Arguments) -> None:

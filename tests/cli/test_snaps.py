@@ -71,3 +71,12 @@ def test_purge_removes_all(image: Run) -> None:
     assert image("snap", "purge", "data/a").code == 0
     assert image("snap", "ls", "data/a").out == ""
     assert image("snap", "purge", "data/a").code == 0
+
+
+def test_purge_leaves_protected_ones_and_says_so(image: Run) -> None:
+    image("snap", "protect", "data/a@s1")
+    image("snap", "create", "data/a@s2")
+    purged = image("snap", "purge", "data/a")
+    assert purged.code == 0
+    assert "protected snapshots stay: s1" in purged.err
+    assert [line.split()[1] for line in image("snap", "ls", "data/a").out.splitlines()] == ["NAME", "s1"]
