@@ -45,9 +45,10 @@ class History:
         self.states.append(copy.deepcopy(self.now))
         return self.now
 
-    def flushed(self) -> None:
-        """Only what is now counts any more."""
-        del self.states[:-1]
+    def flushed(self, state: Things | None = None) -> None:
+        """What was before a state (before now, where none is given) does not count any more."""
+        first = next(index for index, each in enumerate(self.states) if each is (state or self.now))
+        del self.states[:first]
 
     def explains(self, found: Things) -> str:
         """Empty where `found` may be there after a crash, else why not.

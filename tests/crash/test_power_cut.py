@@ -3,7 +3,7 @@
 import random
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -226,6 +226,38 @@ class Story:
         self.append("e", 100)
         self.write("f", 0, 100)
 
+    async def tell_at_random(self) -> None:
+        """Random ops while flushes are under way; an op often falls into the middle of a commit."""
+        names = ["a", "b", "c", "d"]
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):
+                name, other = self._chance.sample(names, 2)
+                offset, length = self._chance.randrange(3 * BLOCK), self._chance.choice([100, 4096, BLOCK, 2 * BLOCK])
+                match self._chance.randrange(12):
+                    case 0 if name in self._history.now:
+                        self.zero(name, offset, length)
+                    case 1 if name in self._history.now:
+                        self.truncate(name, offset)
+                    case 2 if name in self._history.now:
+                        self.remove(name)
+                    case 3 if other in self._history.now:
+                        self.share(name, other, length)
+                    case 4:
+                        self.append(name, length)
+                    case 5 | 6:
+                        nursery.start_soon(self._flush_beside)
+                        await trio.sleep(self._chance.choice([0, 0, 0.001]))
+                    case 7:
+                        self.change("map", offset % 1000, 8, bits=b"%d" % offset)
+                    case _:
+                        self.write(name, offset, length)
+
+    async def _flush_beside(self) -> None:
+        state = self._history.now
+        await self._session.flush()
+        if any(state is each for each in self._history.states):
+            self._history.flushed(state)
+
 
 async def found(ioctx: IoCtx, snap_id: SnapId = HEAD, names: set[str] | None = None) -> Things:
     """What the store holds, or what a snapshot shows of some names."""
@@ -275,14 +307,14 @@ def copy_store(source: Path, target: Path) -> None:
         new.truncate(old.seek(0, 2))
 
 
-async def cut_once(path: Path, cut_at: int) -> bool:
-    """Tell the story until the cut, and judge; False where it came to its end before."""
+async def cut_once(path: Path, cut_at: int, tell: Callable[[Story], Awaitable[None]] = Story.tell) -> bool:
+    """Tell a story until the cut, and judge; False where it came to its end before."""
     media = CutMedia(path / store.DATA, cut_at)
     history = History()
     finished = False
     try:
         async with running(path, media) as (_, session):
-            await Story(session, history, seed=cut_at).tell()
+            await tell(Story(session, history, seed=cut_at))
             finished = True
     except BaseException as err:
         if not _is_cut(err):
@@ -313,3 +345,11 @@ async def test_power_cut_at_every_call(empty_store: Path, part: int) -> None:
             break
         cut_at += 4
     assert cut_at > 60
+
+
+async def test_power_cut_while_ops_and_flushes_overlap(empty_store: Path) -> None:
+    for cut_at in range(5, 125, 3):
+        path = empty_store.with_name(f"overlap-{cut_at}")
+        copy_store(empty_store, path)
+        await cut_once(path, cut_at, Story.tell_at_random)
+        shutil.rmtree(path)
