@@ -37,11 +37,11 @@ Key = tuple[str, SnapId]
 class ImageFile(OpenFile):
     """An open image or snapshot, as a file."""
 
-    __slots__ = ("_has_other_writers", "allocation", "image", "kept", "key", "may_keep_pages", "metadata_changes")
+    __slots__ = ("_has_other_writers", "allocation", "holder", "image", "kept", "may_keep_pages", "metadata_changes")
 
-    def __init__(self, inode: Inode, image: Image) -> None:
-        super().__init__(inode.number, image)
-        self.key = (inode.image_id, inode.snap_id)
+    def __init__(self, holder: "_Holder", image: Image) -> None:
+        super().__init__(holder.inode.number, image)
+        self.holder = holder
         self.image = image
         self.may_keep_pages = False  # what the kernel holds is from before we watched the image
         ours = f"client.{image.ioctx.cluster.instance_id}"
@@ -124,9 +124,8 @@ class OpenImages:
         return len(self._holders)
 
     def names(self) -> list[str]:
-        """What is open, as image specs, those with users first."""
-        holders = sorted(self._holders.values(), key=lambda holder: (not holder.users, str(holder.inode)))
-        return [str(holder.inode) for holder in holders if holder.users]
+        """What is in use, as image specs."""
+        return sorted(str(holder.inode) for holder in self._holders.values() if holder.users)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -173,9 +172,8 @@ class OpenImages:
 
     def release(self, file: ImageFile) -> None:
         """End a use of the image."""
-        holder = self._holders[file.key]
-        self._leave(holder)
-        if holder.users == 0:
+        self._leave(file.holder)
+        if file.holder.users == 0:
             self._limit_idle()
 
     @asynccontextmanager
@@ -200,6 +198,7 @@ class OpenImages:
                     holder.is_closing = True
                     holder.wake()
                     await holder.closed.wait()
+                    grace.deadline = trio.current_time() + _BUSY_GRACE_SECONDS
         if holder is not None:
             raise Busy(f"{inode}: in use on this mount")
         barrier = self._holders[key] = _Holder(inode)
@@ -230,7 +229,7 @@ class OpenImages:
                 snap_id=inode.snap_id if is_snapshot else None,
                 read_only=self._read_only or is_snapshot,
             ) as image:
-                holder.file = ImageFile(inode, image)
+                holder.file = ImageFile(holder, image)
                 unsubscribe = image.subscribe(partial(self._on_change, holder.file))
                 holder.opened.set()
                 try:
