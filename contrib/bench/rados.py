@@ -36,7 +36,7 @@ from rbdfs.ceph.config import ConnectOptions, Flags, load  # noqa: E402
 from rbdfs.ceph.ioctx import CephIoCtx  # noqa: E402
 from rbdfs.ceph.msgr2.login import Mode  # noqa: E402
 from rbdfs.rados.api import Outcome  # noqa: E402
-from rbdfs.rados.ops import Buffer, Read, ReadOp, Reply, Write, WriteOp  # noqa: E402
+from rbdfs.rados.ops import Buffer, Read, ReadOp, Remove, Reply, Write, WriteOp  # noqa: E402
 
 IMAGE = "rbdfs-bench"
 IMAGE_MIB = 256
@@ -129,6 +129,13 @@ class Runner:
             raise SystemExit(f"rados.py: {self.failure}")
         return Sample(self.done / elapsed, cpu / self.done * 1e6)
 
+    async def run_all(self, count: int) -> None:
+        """Do so many, all at once."""
+        for _ in range(count):
+            self.submit()
+        if count:
+            await self.finished.wait()
+
     def submit(self) -> None:
         """One more."""
         self.in_flight += 1
@@ -155,13 +162,26 @@ async def run_ours(options: ConnectOptions, pool: str, prefix: str, workload: Wo
         data = os.urandom(workload.size)
         if workload.peer == "rbd":
             return await Runner(ioctx, random_ops(workload, prefix, data), seconds).run(workload.depth)
-        count = max(64, 256 * MIB // workload.size)
-        if workload.is_write:
-            return await Runner(ioctx, stream(workload, data, count, is_write=True), seconds).run(workload.depth)
-        writing = Runner(ioctx, stream(workload, data, count, is_write=True), seconds / 2)
-        await writing.run(workload.depth)
-        count = min(count, writing.done)  # what is read has been written a moment before
-        return await Runner(ioctx, stream(workload, data, count, is_write=False), seconds).run(workload.depth)
+        return await run_stream(ioctx, workload, data, seconds)
+
+
+async def run_stream(ioctx: CephIoCtx, workload: Workload, data: Buffer, seconds: float) -> Sample:
+    """Write new objects, as `rados bench` does, and where reading is measured read them; then remove them."""
+    most = 1 << 30 if workload.is_write else max(64, 256 * MIB // workload.size)
+    writing = Runner(ioctx, stream(workload, data, most, is_write=True), seconds)
+    sample = await writing.run(workload.depth)
+    count = min(most, writing.done)
+    if not workload.is_write:
+        sample = await Runner(ioctx, stream(workload, data, count, is_write=False), seconds).run(workload.depth)
+    names = iter(range(count))
+    removing = Runner(ioctx, lambda: (object_name(workload, next(names)), WriteOp([Remove()])), 0.0)
+    await removing.run_all(count)
+    return sample
+
+
+def object_name(workload: Workload, number: int) -> str:
+    """An object of a stream."""
+    return f"rbdfs-bench.{workload.size}.{number}"
 
 
 def random_ops(workload: Workload, prefix: str, data: Buffer) -> Callable[[], tuple[str, ReadOp | WriteOp]]:
@@ -182,12 +202,12 @@ def random_ops(workload: Workload, prefix: str, data: Buffer) -> Callable[[], tu
 def stream(
     workload: Workload, data: Buffer, count: int, *, is_write: bool
 ) -> Callable[[], tuple[str, ReadOp | WriteOp]]:
-    """Whole objects one after the other, as `rados bench` does; the same ones again and again."""
+    """Whole objects one after the other, and then again from the first."""
     number = 0
 
     def next_op() -> tuple[str, ReadOp | WriteOp]:
         nonlocal number
-        name, number = f"rbdfs-bench.{workload.size}.{number % count}", number + 1
+        name, number = object_name(workload, number % count), number + 1
         return name, WriteOp([Write(0, data)]) if is_write else ReadOp([Read(0, workload.size)])
 
     return next_op
