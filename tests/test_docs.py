@@ -70,6 +70,8 @@ def test_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_commands_of_the_readme_work_on_a_cluster(tmp_path: Path, ceph_cluster: CephCluster) -> None:
+    if ceph_cluster.prefix:
+        pytest.skip("README's rbd is this machine's, which knows no key of a newer release")
     script = "".join(block for tag, block in BLOCKS if tag == "ceph")
     conf = str(ceph_cluster.conf)
     path = f"{tmp_path}/bin:{ceph_cluster.tools()}:{os.environ['PATH']}:/usr/sbin:/sbin"
