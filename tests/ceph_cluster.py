@@ -85,6 +85,10 @@ osd objectstore = bluestore
 bluestore block size = 10737418240
 bluestore fsck quick fix on mount = false
 osd memory target = 939524096
+osd snap trim sleep hdd = 0
+osd snap trim sleep ssd = 0
+osd snap trim sleep hybrid = 0
+osd max trimming pgs = 8
 """
 
 
