@@ -12,12 +12,18 @@ from ceph_cluster import (  # fixtures
     ceph_cluster_3 as ceph_cluster_3,
     ceph_clusters as ceph_clusters,
 )
+from mount.namespaces import enter_own_mount_namespace
 
 # How fast a machine is at the moment is no property of the code.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+
+def pytest_sessionstart() -> None:
+    """Mount where nobody else can get a copy of it."""
+    enter_own_mount_namespace()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -6,12 +6,6 @@ from pathlib import Path
 
 import pytest
 from mount.daemon import Daemon, mounted
-from mount.namespaces import enter_own_mount_namespace
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _own_mount_namespace() -> None:
-    enter_own_mount_namespace()
 
 
 @pytest.fixture(autouse=True)

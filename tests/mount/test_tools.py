@@ -69,7 +69,7 @@ def test_copies_are_exact_and_sparse(daemon: Daemon, tmp_path: Path) -> None:
     run("cmp", shadow, daemon.path / "synced")
     with shadow.open("r+b") as file:
         os.pwrite(file.fileno(), b"changed", 20 * MIB + 1)
-    run("rsync", "-a", "--inplace", "--no-whole-file", shadow, daemon.path / "synced")
+    run("rsync", "-aI", "--inplace", "--no-whole-file", shadow, daemon.path / "synced")
     run("cmp", shadow, daemon.path / "synced")
     assert "synced" not in run("rsync", "-ai", "--dry-run", shadow, daemon.path / "synced")  # its time was kept
 
