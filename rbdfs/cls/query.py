@@ -51,9 +51,9 @@ def answers(name: str, queries: tuple[Query[Any], ...], outputs: list[Any]) -> l
     return decoded
 
 
-async def change(ioctx: IoCtx, name: str, *steps: WriteStep, snapc: SnapContext = NO_SNAPS) -> None:
-    """Do steps that write, as one atomic op."""
-    await ioctx.operate(name, WriteOp(steps, snapc))
+async def change(ioctx: IoCtx, name: str, *steps: WriteStep, snapc: SnapContext = NO_SNAPS) -> int:
+    """Do steps that write, as one atomic op; gives the object's version after it."""
+    return (await ioctx.operate(name, WriteOp(steps, snapc))).version
 
 
 def reader(hint: Any) -> Callable[[Buffer], Any]:

@@ -37,6 +37,7 @@ class Inode:
     image_name: str
     snap_name: str = ""
     lookups: int = 0
+    pages_from: int = 0  # of an image: the version of its header that the kernel's pages are good for; 0 for none
 
     @property
     def is_directory(self) -> bool:

@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
-from rbdfs.errors import InvalidArgument, NotFound, RbdfsError, ReadOnly
+from rbdfs.errors import Gone, InvalidArgument, NotFound, RbdfsError, ReadOnly
 from rbdfs.fuse import attributes, extended
 from rbdfs.fuse.attributes import FileAttributes
 from rbdfs.fuse.file_names import NAME_MAX
@@ -136,7 +136,7 @@ class Namespace(pyfuse3.Operations):
         name, inode = directory.entries[index]
         try:
             directory.attributes[index] = await self._tree.attributes(inode)
-        except NotFound:
+        except (NotFound, Gone):
             return
         except Exception as err:  # one damaged image does not break the listing of the others
             log.warning("%s: %s", name, err)

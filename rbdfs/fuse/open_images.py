@@ -1,12 +1,15 @@
 """Open images, shared by all their handles: opened when first needed, closed when idle for a while.
 
 Each image or snapshot in use is held open by a task of its own, from `open_image` to the end of its block, which
-flushes, gives the exclusive lock up and ends the watch. While it stays open (idle time included) its watch tells us
-of every change, so the kernel may keep its pages across opens; once it was closed, nobody can say, and the next open
-starts without them.
+flushes, gives the exclusive lock up and ends the watch.
 
     users > 0          held
-    users == 0         idle: closed after IDLE_SECONDS, or sooner when more than IDLE_IMAGES idle, or by `evict`
+    users == 0         idle: closed after IDLE_SECONDS, or sooner: when more than IDLE_IMAGES idle, when another
+                       client wants the image (`ImageChange.WANTED`), or by `evicted`
+
+While an image is open, its watch tells us of every change, so the kernel may keep its pages from one open of the file
+to the next. Once it was closed, the version of its header tells: nobody writes without the exclusive lock, and nobody
+takes that without changing the header.
 """
 
 import logging
@@ -16,7 +19,7 @@ from functools import partial
 
 import trio
 
-from rbdfs.errors import Busy, RbdfsError, StoreFailure
+from rbdfs.errors import Busy, Gone, NotFound, RbdfsError, StoreFailure
 from rbdfs.fuse.attributes import Kept
 from rbdfs.fuse.handles import OpenFile
 from rbdfs.fuse.inodes import Inode
@@ -27,7 +30,9 @@ from rbdfs.rados.ops import HEAD, SnapId
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 10.0
+# Programs look at a file and open it again at once (qemu-img, mkfs, losetup). But `rbd rm` and `rbd snap rollback` ask
+# nobody to close an image or to give its lock up, and are to work when they follow the last close in a script.
+IDLE_SECONDS = 0.02
 IDLE_IMAGES = 64
 _BUSY_GRACE_SECONDS = 0.5  # a RELEASE may arrive after the unlink that followed its close
 
@@ -43,7 +48,8 @@ class ImageFile(OpenFile):
         super().__init__(holder.inode.number, image)
         self.holder = holder
         self.image = image
-        self.may_keep_pages = False  # what the kernel holds is from before we watched the image
+        # What the kernel holds is from before we watched the image.
+        self.may_keep_pages = bool(holder.inode.pages_from) and holder.inode.pages_from == image.header.version
         ours = f"client.{image.ioctx.cluster.instance_id}"
         self._has_other_writers = image.lock is None or any(locker.entity != ours for locker in image.header.lockers)
         self.kept: Kept | None = None  # read when needed, void after a change of metadata
@@ -93,11 +99,12 @@ class _Allocation:
 class _Holder:
     """The life of one open image."""
 
-    __slots__ = ("changed", "closed", "error", "file", "inode", "is_closing", "opened", "users")
+    __slots__ = ("changed", "closed", "error", "file", "inode", "is_closing", "is_wanted", "opened", "users")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
         self.users = 0
+        self.is_wanted = False  # by another client
         self.is_closing = False
         self.file: ImageFile | None = None
         self.error: RbdfsError | None = None
@@ -146,7 +153,7 @@ class OpenImages:
         return holder.file if holder is not None else None
 
     async def acquire(self, inode: Inode) -> ImageFile:
-        """Open the image, or share it; each call is matched by one `release`."""
+        """Open the image, or share it; each call is matched by one `release`. Gone where it has been removed."""
         key = (inode.image_id, inode.snap_id)
         while True:
             holder = self._holders.get(key)
@@ -230,17 +237,19 @@ class OpenImages:
                 read_only=self._read_only or is_snapshot,
             ) as image:
                 holder.file = ImageFile(holder, image)
-                unsubscribe = image.subscribe(partial(self._on_change, holder.file))
+                inode.pages_from = 0
+                unsubscribe = image.subscribe(partial(self._changed, holder))
                 holder.opened.set()
                 try:
                     await self._until_idle(holder)
                 finally:
                     holder.is_closing = True
                     unsubscribe()
+            inode.pages_from = image.left_at if holder.file.may_keep_pages else 0
         except RbdfsError as err:
             if holder.opened.is_set():
                 log.error("%s: closing: %s", inode, err)  # each close() was told already: it flushes
-            holder.error = err
+            holder.error = Gone(f"{inode}: has been removed") if isinstance(err, NotFound) else err
         except Exception as err:
             log.exception("%s: open image failed", inode)
             holder.error = StoreFailure(f"{inode}: {err}")
@@ -251,8 +260,15 @@ class OpenImages:
             holder.opened.set()
             holder.closed.set()
 
+    def _changed(self, holder: _Holder, change: ImageChange) -> None:
+        assert holder.file is not None
+        if change & ImageChange.WANTED:
+            holder.is_wanted = True
+            holder.wake()
+        self._on_change(holder.file, change)
+
     async def _until_idle(self, holder: _Holder) -> None:
-        while not holder.is_closing:
+        while not holder.is_closing and (holder.users or not holder.is_wanted):
             with trio.move_on_after(float("inf") if holder.users else IDLE_SECONDS) as wait:
                 await holder.changed.wait()
             if wait.cancelled_caught and not holder.users:

@@ -14,7 +14,7 @@ import fnmatch
 import stat
 import time
 
-from rbdfs.errors import InvalidArgument, NotFound, PermissionDenied, ReadOnly
+from rbdfs.errors import Gone, InvalidArgument, NotFound, PermissionDenied, ReadOnly
 from rbdfs.fuse import attributes
 from rbdfs.fuse.attributes import MODE_KEY, MTIME_KEY, OWNER_KEY, FileAttributes, Kept
 from rbdfs.fuse.file_names import SNAP_DIRECTORY, why_no_file_name, why_no_image_file_name
@@ -102,7 +102,11 @@ class Tree:
     # What files are like
 
     async def attributes(self, inode: Inode) -> FileAttributes:
-        """What stat(2) says of an inode; raises what makes it impossible to know."""
+        """What stat(2) says of an inode; raises what makes it impossible to know.
+
+        Gone (ESTALE) where somebody has removed it: the kernel then looks the name up again, which it may have cached,
+        and so finds that it is missing, or another file's.
+        """
         if inode.is_directory:
             return attributes.directory(inode.number, self._defaults, self._mounted_at)
         if inode.kind is Kind.SNAPSHOT:
@@ -111,7 +115,10 @@ class Tree:
             async with self.images.using(inode) as file:
                 return await self._attributes_of_open(inode, file)
         # An image that is not open is not opened for this: a listing has thousands of them.
-        header = await read_header(self._ioctx, inode.image_id)
+        try:
+            header = await read_header(self._ioctx, inode.image_id)
+        except NotFound as err:
+            raise Gone(f"{inode}: has been removed") from err
         kept = Kept.from_metadata(await list_metadata(self._ioctx, inode.image_id))
         allocated = await occupied_bytes(self._ioctx, header)
         if allocated is None:
@@ -136,7 +143,7 @@ class Tree:
             header = file.image.header
             snap = header.snap_by_id(inode.snap_id)
             if snap is None:
-                raise NotFound(f"{inode}: no such snapshot")
+                raise Gone(f"{inode}: has been removed")
             kept = await self._kept(file)
             allocated = await occupied_bytes(self._ioctx, header, snap)
             if allocated is None:

@@ -14,6 +14,7 @@ class ImageChange(Flag):
     REMOVED = auto()
     METADATA = auto()
     LOCK = auto()  # taken or given up
+    WANTED = auto()  # another client asks for the exclusive lock: whoever does not need the image may close it
 
 
 OnChange = Callable[[ImageChange], None]

@@ -312,11 +312,15 @@ class ImageCore:
                 if isinstance(message, ReleasedLock) and not self.watcher.is_self(message.client):
                     self._refresh_soon()  # librbd renames an image under the lock and says nothing else
             case RequestLock():
-                if is_owner and not self.watcher.is_self(message.client):
+                if self.watcher.is_self(message.client):
+                    answer()
+                    return
+                if is_owner:
                     answer(Response(0).to_bytes())
                     self.nursery.start_soon(self._release_for_peer)
                 else:
                     answer()
+                self.changed(ImageChange.WANTED)
             case AsyncProgress() | AsyncComplete():
                 answer()
                 self.on_async_news(message)

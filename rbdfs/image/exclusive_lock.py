@@ -50,6 +50,7 @@ class ExclusiveLock:
     ) -> None:
         self.is_owner = False
         self._releases = 0  # under way
+        self._is_untold = False  # we gave it up, and not everybody has heard of it
         self._ioctx = ioctx
         self._name = name
         self._watcher = watcher
@@ -95,7 +96,7 @@ class ExclusiveLock:
     async def _take_over(self) -> None:
         try:
             await self._on_acquired()
-            self.is_owner = True
+            self.is_owner, self._is_untold = True, False
         except BaseException:
             with trio.CancelScope(shield=True), trio.move_on_after(_RELEASE_SECONDS):
                 await self._unlock()
@@ -148,25 +149,38 @@ class ExclusiveLock:
             await change(self._ioctx, self._name, lock.break_lock(RBD_LOCK, locker.entity, locker.cookie))
 
     async def release(self) -> None:
-        """Give the lock up, if we own it; what is written is in the store then."""
+        """Give the lock up, if we own it, and tell; what is written is in the store then."""
+        await self.unlock()
+        await self.tell_released()
+
+    async def unlock(self) -> int:
+        """The same, but leave it to `tell_released` to tell; gives the header object's version then, 0 if unknown."""
         self._releases += 1
         try:
             async with self._at_rest(), self._transition:
                 if not self.is_owner:
-                    return
+                    return 0
+                version = 0
                 try:
                     await self._before_release()
                 finally:
-                    self.is_owner = False
-                    await self._unlock()
+                    self.is_owner, self._is_untold = False, True
+                    version = await self._unlock()
+                return version
         finally:
             self._releases -= 1
-        with suppress(RbdfsError):  # whoever waits looks again by itself, if later
-            await self._watcher.notify(ReleasedLock(self._client))
 
-    async def _unlock(self) -> None:
+    async def tell_released(self) -> None:
+        """Tell who may wait for the lock that we have given it up, where that has not been told."""
+        if self._is_untold:
+            with suppress(RbdfsError):  # whoever waits looks again by itself, if later
+                await self._watcher.notify(ReleasedLock(self._client))
+            self._is_untold = False
+
+    async def _unlock(self) -> int:
         with suppress(NotFound):  # broken, or gone with the image
-            await change(self._ioctx, self._name, lock.unlock(RBD_LOCK, self._cookie))
+            return await change(self._ioctx, self._name, lock.unlock(RBD_LOCK, self._cookie))
+        return 0
 
     def peer_moved(self) -> None:
         """Another client took the lock or gave it up."""

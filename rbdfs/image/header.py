@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rbdfs.cls import lock, rbd
-from rbdfs.cls.query import Query, ask_all
+from rbdfs.cls.query import Query, answers, ask_all
 from rbdfs.cls.rbd_types import Feature, ParentImageSpec, Protection, SnapKind, SnapshotInfo
 from rbdfs.errors import Corrupt, InvalidArgument, NotFound
 from rbdfs.image.names import header_object
 from rbdfs.image.striping import Striping
 from rbdfs.rados.api import IoCtx
-from rbdfs.rados.ops import NO_SNAPS, SnapContext, SnapId
+from rbdfs.rados.ops import NO_SNAPS, ReadOp, SnapContext, SnapId
 
 _ATTEMPTS = 10  # while somebody removes snapshots between our two reads
 _MAX_ORDER = 25  # RBD_MAX_OBJ_ORDER
@@ -96,6 +96,7 @@ class Header:
     modify_timestamp: int = 0
     lockers: list[Locker] = field(default_factory=list)
     incompatible: int = 0  # features that a reader must know, as the store's object class sees it
+    version: int = 0  # of the object: every change, and every move of the lock, makes it another
 
     @property
     def order(self) -> int:
@@ -148,23 +149,24 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> tuple[Header, ParentImageSp
     """All that every header has, in one op; and the parent, which its snapshots share."""
     name = header_object(image_id)
     try:
-        (
-            size,
-            features,
-            op_features,
-            flags,
-            prefix,
-            data_pool,
-            snapc,
-            created,
-            accessed,
-            modified,
-            parent,
-            overlap,
-            lock_info,
-        ) = await ask_all(ioctx, name, *_HEAD_QUERIES)
+        reply = await ioctx.operate(name, ReadOp([query.step for query in _HEAD_QUERIES]))
     except NotFound as err:
         raise NotFound(f"{name}: no such image") from err
+    (
+        size,
+        features,
+        op_features,
+        flags,
+        prefix,
+        data_pool,
+        snapc,
+        created,
+        accessed,
+        modified,
+        parent,
+        overlap,
+        lock_info,
+    ) = answers(name, _HEAD_QUERIES, reply.outputs)
     if size.order > _MAX_ORDER:
         raise Corrupt(f"{name}: object order {size.order}")
     header = Header(
@@ -176,6 +178,7 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> tuple[Header, ParentImageSp
         size=size.size,
         features=features.features,
         incompatible=features.incompatible,
+        version=reply.version,
         op_features=op_features,
         flags=flags,
         snapc=snapc,
@@ -209,16 +212,16 @@ async def _read_rest(ioctx: IoCtx, header: Header, parent: ParentImageSpec) -> N
             queries.append(rbd.get_parent_overlap(snap_id))
     if not queries:
         return
-    answers = iter(await ask_all(ioctx, name, *queries))
+    found = iter(await ask_all(ioctx, name, *queries))
     if is_striped:
-        unit, count = next(answers)
+        unit, count = next(found)
         try:
             header.striping = Striping.of(header.order, unit, count)
         except InvalidArgument as err:
             raise Corrupt(f"{name}: {err}") from err
     for _ in header.snapc.snaps:
-        info, protection, flags = next(answers), next(answers), next(answers)
-        overlap = next(answers) if parent.exists() else None
+        info, protection, flags = next(found), next(found), next(found)
+        overlap = next(found) if parent.exists() else None
         snap = _snap_info(info, protection, flags, _parent(parent, overlap))
         (header.snaps if snap.kind == SnapKind.USER else header.hidden_snaps).append(snap)
 

@@ -53,6 +53,7 @@ class Image(ImageCore):
         read_only: bool,
     ) -> None:
         super().__init__(ioctx, data, name, header, snap, nursery, read_only=read_only)
+        self.left_at = 0  # the header object's version when all that we did was done; set by `close`, 0 if unknown
         self.requests = Requests(self)
         self.timestamps = Timestamps(self)
 
@@ -228,10 +229,12 @@ class Image(ImageCore):
                 await self.path.flush()
         finally:
             try:
-                if self.lock is not None and self.lock.is_owner:
-                    await self.lock.release()
+                if self.lock is not None:
+                    self.left_at = await self.lock.unlock() or self.header.version
             finally:
                 await self.watcher.close()
+                if self.lock is not None:  # now: whoever waits for the lock may want an image that nobody watches
+                    await self.lock.tell_released()
 
 
 @asynccontextmanager

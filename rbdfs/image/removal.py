@@ -2,7 +2,10 @@
 
 from contextlib import suppress
 
+import trio
+
 from rbdfs.cls import directory
+from rbdfs.cls.notify import RequestLock
 from rbdfs.cls.query import change
 from rbdfs.cls.rbd_types import OpFeature
 from rbdfs.errors import Busy, Gone, NotEmpty, NotFound, ReadOnly, StaleSnapId
@@ -12,6 +15,10 @@ from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.resizing import trim
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
+from rbdfs.rados.ops import Watcher
+
+_FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.01, 0.2  # after we asked
+_CLOSING_SECONDS = 2.0  # how long another client may take to close an image that it does not need
 
 
 async def remove_image(ioctx: IoCtx, name: str, image_id: str, on_progress: OnProgress = quiet) -> None:
@@ -36,9 +43,7 @@ async def _empty(image: Image, on_progress: OnProgress) -> None:
         raise Busy(f"{image.what}: the image belongs to a group (`rbd group image rm` takes it out)")
     if image.is_read_only:
         raise ReadOnly(f"{image.what}: {image.why_read_only()}")
-    for watcher in await calls.list_watchers(image.ioctx, image.header_name):
-        if watcher.entity != f"client.{image.ioctx.cluster.instance_id}":
-            raise Busy(f"{image.what}: open by {watcher.entity} at {watcher.address}")
+    await _be_alone(image)
     if image.lock is not None:
         await image.lock.acquire()  # nobody but this client watches, so nobody else can be keeping it
     async with image.maintenance:
@@ -47,6 +52,28 @@ async def _empty(image: Image, on_progress: OnProgress) -> None:
             raise NotEmpty(f"{image.what}: the image has snapshots")
         async with image.path.paused():
             await trim(image, 0, on_progress)
+
+
+async def _be_alone(image: Image) -> None:
+    """Ask whoever has the image open, and may not need it, to close it; Busy where somebody keeps it open.
+
+    A mount keeps an image open for a while after its last use. It has no need of it once another client asks for the
+    exclusive lock: so that is what we ask for, of an image without one, too.
+    """
+    delay = _FIRST_LOOK_SECONDS
+    deadline = trio.current_time() + _CLOSING_SECONDS
+    while others := await _other_watchers(image):
+        if delay == _FIRST_LOOK_SECONDS:
+            image.watcher.tell_soon(RequestLock(await image.watcher.client_id()))
+        elif trio.current_time() >= deadline:
+            raise Busy(f"{image.what}: open by {others[0].entity} at {others[0].address}")
+        await trio.sleep(delay)
+        delay = min(2 * delay, _LAST_LOOK_SECONDS)
+
+
+async def _other_watchers(image: Image) -> list[Watcher]:
+    ours = f"client.{image.ioctx.cluster.instance_id}"
+    return [watcher for watcher in await calls.list_watchers(image.ioctx, image.header_name) if watcher.entity != ours]
 
 
 async def _has_header(ioctx: IoCtx, image_id: str) -> bool:
