@@ -21,7 +21,7 @@ from rbdfs.ceph.op_message import OpFlag
 from rbdfs.ceph.osd_ops import WatchStep, encode_notify, encode_notify_ack, encode_watch
 from rbdfs.ceph.pending import ObjectTarget, PendingOp
 from rbdfs.ceph.placement import Placement
-from rbdfs.errors import Corrupt, NotConnected, RbdfsError, WireError, from_result
+from rbdfs.errors import Corrupt, NotConnected, RbdfsError, TimedOut, WireError, from_result
 from rbdfs.rados.api import NotifyEvent, NotifyReply, OnComplete, Outcome, WatchEvent, WatchLost
 from rbdfs.rados.ops import Buffer
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PING_SECONDS = 5.0  # as librados; less for a watch with a short timeout
+_GRACE_SECONDS = 10.0  # for an OSD that is late to say who has answered a notify
 _ETIMEDOUT = -110
 
 
@@ -195,28 +196,35 @@ class CephWatch:
 
 
 class Notification:
-    """A notify, until all watchers have answered or the OSD's time for them is over."""
+    """A notify, until all watchers have answered or the OSD's time for them is over.
+
+    As any op, it waits for as long as nobody takes it; from then on the OSD has to answer within the time it was given.
+    """
 
     def __init__(self, objecter: "Objecter", target: ObjectTarget, payload: bytes, seconds: float) -> None:
         self.target = target
         self.placement: Placement | None = None
         self.cookie = objecter.next_cookie()
         self._objecter = objecter
-        self._step = encode_notify(self.cookie, max(1, math.ceil(seconds)), payload)
+        self._seconds = max(1, math.ceil(seconds))
+        self._step = encode_notify(self.cookie, self._seconds, payload)
         self._op: PendingOp | None = None
         self._notify_id = 0  # the OSD's number for it, once known
         self._done = trio.Event()
+        self._patience = trio.CancelScope()
         self._outcome: NotifyReply | RbdfsError | None = None
 
     async def run(self) -> NotifyReply:
         """Notify, and wait for the answers."""
         self._objecter.add_linger(self)
         try:
-            await self._done.wait()
+            with self._patience:
+                await self._done.wait()
         finally:
             self._abandon()
             self._objecter.remove_linger(self)
-        assert self._outcome is not None
+        if self._outcome is None:
+            raise TimedOut(f"{self.target}: an OSD took a notify and never said who has answered it")
         if isinstance(self._outcome, RbdfsError):
             raise self._outcome
         return self._outcome
@@ -224,7 +232,7 @@ class Notification:
     def restart(self) -> None:
         """Notify anew: watchers may hear it twice."""
         self._abandon()
-        self._notify_id = 0
+        self._notify_id, self._patience.deadline = 0, math.inf
         self._op = self._objecter.submit_encoded(self.target, self._step, self._on_sent)
         self.placement = self.target.placement
 
@@ -250,6 +258,7 @@ class Notification:
             self._finish(outcome)
         else:
             self._notify_id = outcome.outputs[0] if outcome.outputs else 0
+            self._patience.deadline = trio.current_time() + self._seconds + _GRACE_SECONDS
 
     def _finish(self, outcome: NotifyReply | RbdfsError) -> None:
         if not self._done.is_set():

@@ -62,7 +62,7 @@ class ImageCore:
         self.nursery = nursery
         self.maintenance = trio.Lock()
         self.header_lock = trio.Lock()
-        self.watcher = Watcher(ioctx, self.header_name, nursery, self._on_message, self._on_rewatch)
+        self.watcher = Watcher(ioctx, self.header_name, nursery, self._on_message, self._on_deaf, self._on_rewatch)
         self.path = DataPath(
             data,
             header.object_prefix,
@@ -239,6 +239,8 @@ class ImageCore:
                 raise self._failure
             if self.is_read_only:
                 raise ReadOnly(f"{self.what}: {self.why_read_only()}")
+            if self.lock is None:
+                await self.watcher.cookie()  # deaf, we would not hear of a new snapshot
             if self._known != self._news:
                 async with self.header_lock:
                     if self._known != self._news:
@@ -388,6 +390,12 @@ class ImageCore:
         with suppress(RbdfsError):  # the store does not answer: the peer will break the lock, when it may
             if self.lock is not None and self.lock.accepts_requests:  # else it is being released already
                 await self.lock.release()
+
+    def _on_deaf(self) -> None:
+        """Our watch is lost: snapshots may be made of which we do not hear, unless the lock keeps others from that."""
+        self._news += 1
+        if self.lock is None:
+            self.path.shut()
 
     async def _on_rewatch(self, error: RbdfsError) -> None:
         if isinstance(error, Blocklisted):

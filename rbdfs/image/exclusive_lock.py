@@ -21,7 +21,7 @@ from rbdfs.cls import lock
 from rbdfs.cls.lock import INTERNAL_TAG, RBD_LOCK, LockInfo, LockType
 from rbdfs.cls.notify import NO_CLIENT, AcquiredLock, ReleasedLock, RequestLock, owner_result
 from rbdfs.cls.query import ask, change
-from rbdfs.errors import Busy, Exists, NotFound, RbdfsError, from_result
+from rbdfs.errors import Busy, Exists, NotFound, RbdfsError, TimedOut, from_result
 from rbdfs.image.watcher import Watcher
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
@@ -117,7 +117,10 @@ class ExclusiveLock:
             return True
         if not ask_holder:
             return False
-        reply = await self._watcher.notify(RequestLock(await self._watcher.client_id()))
+        try:
+            reply = await self._watcher.notify(RequestLock(await self._watcher.client_id()))
+        except TimedOut:
+            return True
         result = owner_result(reply.acks.values())
         if result == _REFUSED:
             raise from_result(result, f"{self._what}: {entity} keeps the exclusive lock")

@@ -1,7 +1,7 @@
 """The watch on an image's header object: hear what other clients say, tell them, and never be deaf for long.
 
-A watch that is lost is made anew, as soon as that works; what may have been said meanwhile is made up for by whoever
-owns this (`on_rewatch`). Every notify is answered: with an empty payload, unless the receiver of the message takes
+A watch that is lost is made anew, as soon as that works. Whoever owns this is told at once that we are deaf
+(`on_deaf`), and makes up for what may have been said meanwhile once we hear again (`on_rewatch`). Every notify is answered: with an empty payload, unless the receiver of the message takes
 the answer upon itself.
 """
 
@@ -37,12 +37,14 @@ class Watcher:
         name: str,
         nursery: trio.Nursery,
         on_message: OnMessage,
+        on_deaf: Callable[[], None],
         on_rewatch: Callable[[RbdfsError], Awaitable[None]],
     ) -> None:
         self._ioctx = ioctx
         self._name = name
         self._nursery = nursery
         self._on_message = on_message
+        self._on_deaf = on_deaf
         self._on_rewatch = on_rewatch  # with the reason for the loss, or why there is none
         self._watch: Watch | None = None
         self._error: RbdfsError | None = None  # why there is no watch; None while one is being made
@@ -107,6 +109,7 @@ class Watcher:
             self._early.append(event)
         elif isinstance(event, WatchLost):
             self._watch = self._error = None
+            self._on_deaf()
             if not self._is_rewatching:
                 self._is_rewatching = True
                 self._nursery.start_soon(self._rewatch, event.error)

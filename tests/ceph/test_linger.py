@@ -11,7 +11,7 @@ from rbdfs.ceph.linger import CephWatch, Notification
 from rbdfs.ceph.messages import WatchOpcode
 from rbdfs.ceph.osd_ops import OpCode, WatchStep
 from rbdfs.ceph.pool import PoolFlag
-from rbdfs.errors import Blocklisted, NotConnected, NotFound
+from rbdfs.errors import Blocklisted, NotConnected, NotFound, TimedOut
 from rbdfs.rados.api import NotifyEvent, NotifyReply, WatchEvent, WatchLost
 from rbdfs.rados.ops import Write, WriteOp
 
@@ -271,5 +271,36 @@ class TestNotify:
             assert again.tid != op.tid
             [cookie] = Struct("<Q").unpack_from(again.ops[0][2])
             again.reply(data=Struct("<Q").pack(100))
+            again.peer.event(WatchOpcode.NOTIFY_COMPLETE, cookie, 100, data=Struct("<II").pack(0, 0))
+        assert replies == [NotifyReply({}, [])]
+
+    async def test_one_that_the_osd_forgets_times_out(self, autojump_clock: object) -> None:
+        cluster = Peers()
+        async with cluster.objecter():
+            with pytest.RaisesGroup(TimedOut):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.notify, cluster, [])
+                    await trio.sleep(3600)  # nobody takes it: that may last
+                    [op] = cluster.ops
+                    op.reply(data=Struct("<Q").pack(99))
+            assert 3607 < trio.current_time() < 3700
+
+    async def test_one_that_is_answered_late_has_its_time_after_each_lost_connection(
+        self, autojump_clock: object
+    ) -> None:
+        cluster = Peers()
+        replies: list[NotifyReply] = []
+        async with cluster.objecter(), trio.open_nursery() as nursery:
+            nursery.start_soon(self.notify, cluster, replies)
+            await cluster.settle()
+            [op] = cluster.ops
+            op.reply(data=Struct("<Q").pack(99))
+            await trio.sleep(7)
+            cluster.cut(0)
+            await trio.sleep(60)
+            [again] = cluster.ops
+            [cookie] = Struct("<Q").unpack_from(again.ops[0][2])
+            again.reply(data=Struct("<Q").pack(100))
+            await trio.sleep(7)
             again.peer.event(WatchOpcode.NOTIFY_COMPLETE, cookie, 100, data=Struct("<II").pack(0, 0))
         assert replies == [NotifyReply({}, [])]

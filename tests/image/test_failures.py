@@ -23,7 +23,7 @@ from rbdfs.errors import (
 )
 from rbdfs.image import directory, snapshots
 from rbdfs.image.fanout import Completion
-from rbdfs.image.features import ImageFlag
+from rbdfs.image.features import Feature, ImageFlag
 from rbdfs.image.header import read_header
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.object_map import load_states
@@ -190,6 +190,28 @@ async def test_lost_watch_is_made_anew_and_the_lock_kept(pools: Pools) -> None:
             assert image.lock is not None
             assert image.lock.is_owner
             await image.write(4 * MIB, b"y")
+
+
+async def test_who_is_deaf_does_not_write_without_lock(pools: Pools) -> None:
+    """A snapshot may have been made meanwhile, which the write would spoil."""
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(ioctx, "vm", 8 * MIB, features=int(Feature.LAYERING))
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"old")
+            ioctx.rule = lambda name, _op: NotConnected("still lost") if name == "watch" else None
+            await ioctx.watches[0].close()
+            ioctx.watchers[0](WatchLost(NotConnected("lost")))
+            async with open_image(inner, "vm") as other:
+                await snapshots.create(other, "s")
+            with pytest.raises(NotConnected):
+                await image.write(0, b"bad")
+            ioctx.rule = lambda _name, _op: None
+            await until(lambda: len(ioctx.watches) == 2)
+            await image.write(0, b"new")
+            async with open_image(inner, "vm", snap_name="s") as snap:
+                assert await snap.read(0, 3) == b"old"
+            assert await image.read(0, 3) == b"new"
 
 
 async def test_fenced_client_is_told_promptly(pools: Pools) -> None:
