@@ -1,8 +1,8 @@
 """The watch on an image's header object: hear what other clients say, tell them, and never be deaf for long.
 
-A watch that is lost is made anew, as soon as that works. Whoever owns this is told at once that we are deaf (`on_deaf`),
-and makes up for what may have been said meanwhile once we hear again (`on_rewatch`). Every notify is answered: with an
-empty payload, unless the receiver of the message takes the answer upon itself.
+A watch that is lost is made anew, as soon as that works. Whoever owns this is told at once that we are deaf
+(`on_deaf`), and makes up for what may have been said meanwhile once we hear again (`on_rewatch`). Every notify is
+answered: with an empty payload, unless the receiver of the message takes the answer upon itself.
 """
 
 from collections.abc import Awaitable, Callable
