@@ -5,7 +5,8 @@ Which store a command means, first match first:
     --store DIR                     the local store in that directory
     -c, --id, -m, ...               a Ceph cluster
     RBDFS_STORE                     the local store in that directory
-    CEPH_CONF, CEPH_ARGS            a Ceph cluster
+    CEPH_CONF                       a Ceph cluster
+    CEPH_ARGS                       a Ceph cluster, where it has one of those flags; alone, `--debug-ms 1` names none
     /etc/ceph/<cluster>.conf        a Ceph cluster, where that file (or ~/.ceph/<cluster>.conf) exists
     otherwise                       the local store in the user's data directory
 
@@ -14,7 +15,7 @@ Nothing of either store is imported before it is needed: a command starts in the
 
 import errno
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -81,7 +82,7 @@ def choose_address(flags: ConnectFlags, environ: Mapping[str, str] = os.environ)
         return CephAddress(flags), ""
     if environ.get("RBDFS_STORE"):
         return _store(environ["RBDFS_STORE"]), ""
-    if environ.get("CEPH_CONF") or environ.get("CEPH_ARGS") or _usual_conf(environ) is not None:
+    if environ.get("CEPH_CONF") or _arguments_name_cluster(environ) or _usual_conf(environ) is not None:
         return CephAddress(flags), ""
     path = default_store(environ)
     return StoreAddress(path), f"using the local store {path} (no --store, no RBDFS_STORE, no ceph.conf)"
@@ -110,6 +111,15 @@ def _store(path: str) -> StoreAddress:
     return StoreAddress(Path(path).expanduser().absolute())
 
 
+def _arguments_name_cluster(environ: Mapping[str, str]) -> bool:
+    arguments = environ.get("CEPH_ARGS", "")
+    if not arguments.strip():
+        return False
+    from rbdfs.ceph.config import names_cluster
+
+    return names_cluster(arguments)
+
+
 def _usual_conf(environ: Mapping[str, str]) -> Path | None:
     for directory in (SYSTEM_CONF_DIRECTORY, Path(environ.get("HOME") or "/root") / ".ceph"):
         path = directory / "ceph.conf"
@@ -119,8 +129,13 @@ def _usual_conf(environ: Mapping[str, str]) -> Path | None:
 
 
 @asynccontextmanager
-async def open_cluster(address: Address, *, create: bool = False) -> AsyncIterator[Cluster]:
-    """Connect for as long as the block lasts; `create` makes a local store where there is none (else NotFound)."""
+async def open_cluster(
+    address: Address, *, create: bool = False, say: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Cluster]:
+    """Connect for as long as the block lasts; `create` makes a local store where there is none (else NotFound).
+
+    Where connecting takes long, `say` tells why.
+    """
     match address:
         case StoreAddress(path):
             from rbdfs.local.cluster import open_store
@@ -131,7 +146,7 @@ async def open_cluster(address: Address, *, create: bool = False) -> AsyncIterat
             from rbdfs.ceph.cluster import connect
             from rbdfs.ceph.config import load
 
-            async with connect(load(flags)) as cluster:
+            async with connect(load(flags), say=say) as cluster:
                 yield cluster
 
 

@@ -30,6 +30,20 @@ def test_ceph_conf_of_the_environment_means_a_cluster() -> None:
     assert choose_address(ConnectFlags(), {**HOME, "CEPH_CONF": "/c"}) == (CephAddress(ConnectFlags()), "")
 
 
+@pytest.mark.parametrize(
+    "arguments", ["-c /c", "-m 10.0.0.1", "--mon-host=10.0.0.1", "--cluster x", "--id me", "-n client.me"]
+)
+def test_arguments_of_the_environment_that_name_a_cluster_mean_it(arguments: str) -> None:
+    address, _ = choose_address(ConnectFlags(), {**HOME, "CEPH_ARGS": arguments})
+    assert address == CephAddress(ConnectFlags())
+
+
+def test_arguments_of_the_environment_that_name_none_mean_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(connect, "SYSTEM_CONF_DIRECTORY", tmp_path)
+    address, _ = choose_address(ConnectFlags(), {**HOME, "CEPH_ARGS": "--debug-ms 1 --no-mon-config"})
+    assert isinstance(address, StoreAddress)
+
+
 def test_ceph_conf_at_a_usual_place_means_a_cluster(tmp_path: Path) -> None:
     (tmp_path / ".ceph").mkdir()
     (tmp_path / ".ceph/ceph.conf").touch()

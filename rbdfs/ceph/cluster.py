@@ -1,6 +1,7 @@
 """A connection to a Ceph cluster, as `rados.api.Cluster`: the monitors, the objecter, and what needs both."""
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -25,37 +26,71 @@ PROPERTIES = StoreProperties(
 
 
 _CONNECT_SECONDS = 300.0  # librados: client_mount_timeout
+_REFUSED_SECONDS = 30.0  # where every monitor refuses connections: longer than a daemon takes to start again
+_PATIENCE_SECONDS = 5.0  # of a person who was told nothing
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 @asynccontextmanager
-async def connect(options: ConnectOptions) -> AsyncIterator["CephCluster"]:
-    """Connect to a cluster for as long as the block lasts.
+async def connect(options: ConnectOptions, *, say: Callable[[str], None] = _silent) -> AsyncIterator["CephCluster"]:
+    """Connect to a cluster for as long as the block lasts; where that takes long, `say` why.
 
     AuthenticationFailed where it does not accept our key, TimedOut where no monitor answers, ConfigError where it is
     not the cluster that the configuration names.
     """
     identity = Identity()
     monitors = MonitorClient(
-        options.monitors, options.credentials(), identity, options.monitor_modes, options.mon_op_timeout
+        options.monitors,
+        options.credentials(),
+        identity,
+        options.monitor_modes,
+        options.mon_op_timeout,
+        math.inf if options.mount_timeout else _REFUSED_SECONDS,
     )
     objecter = Objecter(monitors, monitors.credentials, identity, options.modes, options.osd_op_timeout)
     try:
         async with trio.open_nursery() as nursery:
-            with trio.move_on_after(options.mon_op_timeout or _CONNECT_SECONDS) as limit:
-                await nursery.start(objecter.run)
-                await nursery.start(monitors.run, objecter)
-                osdmap = await objecter.wait_for_epoch(1)
+            limit = trio.CancelScope()
+            limit.deadline = trio.current_time() + (options.mount_timeout or options.mon_op_timeout or _CONNECT_SECONDS)
+            with limit:
+                async with _telling_what_is_slow(monitors, say):
+                    await nursery.start(objecter.run)
+                    await nursery.start(monitors.run, objecter)
+                    osdmap = await objecter.wait_for_epoch(1)
                 if options.fsid not in (None, osdmap.fsid):
                     raise ConfigError(
                         f"{options.conf}: names cluster {options.fsid}, the monitors are of {osdmap.fsid}"
                     )
             if limit.cancelled_caught:
-                where = ", ".join(str(address) for address in monitors.addresses)
-                raise TimedOut(f"no monitor answers, at {where}")
+                raise TimedOut(_what_is_missing(monitors))
             yield CephCluster(monitors, objecter)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise _single(group) from None
+
+
+@asynccontextmanager
+async def _telling_what_is_slow(monitors: MonitorClient, say: Callable[[str], None]) -> AsyncIterator[None]:
+    """Say, once, why the block takes longer than anybody likes to wait without a word."""
+
+    async def tell() -> None:
+        await trio.sleep(_PATIENCE_SECONDS)
+        say(f"{_what_is_missing(monitors)}; still trying")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def _what_is_missing(monitors: MonitorClient) -> str:
+    where = monitors.session_address
+    if where is None:
+        return f"no monitor answers: {monitors.trouble}"
+    return f"the monitor at {where.endpoint} sends no OSD map"
 
 
 def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -102,7 +137,7 @@ class CephCluster:
     @property
     def description(self) -> str:
         """The cluster, for a person."""
-        where = ", ".join(f"{address.host}:{address.port}" for address in self.monitors.addresses)
+        where = ", ".join(address.endpoint for address in self.monitors.addresses)
         return f"Ceph cluster {self.fsid} at {where}"
 
     async def open_pool(self, pool: str | PoolId, namespace: str = "") -> CephIoCtx:

@@ -39,7 +39,7 @@ from rbdfs.ceph.monmap import MonMap
 from rbdfs.ceph.msgr2.connection import Connection, ConnectionLost, Identity
 from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.ceph.types import EntityAddr, EntityType
-from rbdfs.errors import AuthenticationFailed, NotSupported, TimedOut, from_result
+from rbdfs.errors import AuthenticationFailed, NotSupported, RbdfsError, TimedOut, from_result
 from rbdfs.rados.ops import PoolId, SnapId
 from rbdfs.wire import Buffer, Cursor
 
@@ -85,12 +85,15 @@ class MonitorClient:
         identity: Identity,
         modes: Sequence[Mode],
         timeout: float | None = None,
+        refusal_timeout: float = math.inf,
     ) -> None:
         self.credentials = credentials
         self._identity = identity
         self._modes = tuple(modes)
         self._timeout = timeout  # rados_mon_op_timeout: seconds that a request waits for its answer; None: for ever
+        self._refusal_timeout = refusal_timeout  # seconds that the first hunt goes on where nobody listens
         self._seeds = list(addresses)  # until there is a monitor map
+        self._failures: dict[EntityAddr, RbdfsError] = {}  # of this hunt: by monitor, the last one
         self._consumer: MapConsumer | None = None
 
         self.monmap: MonMap | None = None
@@ -293,21 +296,41 @@ class MonitorClient:
 
     async def _hunt(self) -> Connection:
         """Connect to one monitor, in random order, again and again until one answers."""
-        pause, refusal = _FIRST_PAUSE, None
+        pause, refusal, began = _FIRST_PAUSE, None, trio.current_time()
+        self._failures.clear()
         while True:
             for address in random.sample(self.addresses, len(self.addresses)):
                 try:
                     return await self._dial(address)
                 except ConnectionLost as err:
+                    self._failures[address] = err
                     log.info("monitor %s: %s", address, err)
                 except (AuthenticationFailed, NotSupported) as err:
-                    refusal = err
-                    log.warning("monitor %s: %s", address, err)
+                    self._failures[address] = refusal = err
+                    log.log(logging.WARNING if self._had_session else logging.INFO, "monitor %s: %s", address, err)
                     self.credentials.forget_tickets()
-            if refusal is not None and not self._had_session:
-                raise refusal
+            if not self._had_session:
+                if refusal is not None:
+                    raise refusal
+                if trio.current_time() - began >= self._refusal_timeout and self._nobody_listens:
+                    raise TimedOut(f"no monitor there: {self.trouble}")
             await trio.sleep(pause)
             pause = min(pause * 2, _MAX_PAUSE)
+
+    @property
+    def _nobody_listens(self) -> bool:
+        return all(isinstance(error.__cause__, ConnectionRefusedError) for error in self._failures.values())
+
+    @property
+    def trouble(self) -> str:
+        """Of each monitor, why there is no session with it; empty where there is one with some."""
+        if self._connection is not None:
+            return ""
+        return "; ".join(f"{address.endpoint}: {self._why_not(address)}" for address in self.addresses)
+
+    def _why_not(self, address: EntityAddr) -> str:
+        error = self._failures.get(address)
+        return "not tried yet" if error is None else str(error).removeprefix(f"{address}: ")
 
     @property
     def addresses(self) -> list[EntityAddr]:

@@ -86,8 +86,13 @@ class EntityAddr:
         """As Ceph shows it without the type: `10.0.0.1:6800/123`, `[fe80::1]:6800/123`, `-` for none."""
         if not self.host:
             return "-" if self.type == AddrType.NONE else f":/{self.nonce}"
+        return f"{self.endpoint}/{self.nonce}"
+
+    @property
+    def endpoint(self) -> str:
+        """Where to connect to: `10.0.0.1:6800`, `[fe80::1]:6800`."""
         host = f"[{self.host}]" if self.is_ipv6 else self.host
-        return f"{host}:{self.port}/{self.nonce}"
+        return f"{host}:{self.port}"
 
     def encode(self, out: bytearray) -> None:
         """Append the current form: marker 1 and an envelope."""

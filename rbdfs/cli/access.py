@@ -27,7 +27,7 @@ async def open_cluster(arguments: Arguments, *, create: bool = False) -> AsyncIt
         if not create:
             raise NotFound(f"no store in {address.path}; `rbdfs pool create` or `rbdfs mount` makes one")
         say(f"creating the local store {address.path}")
-    async with connect.open_cluster(address, create=create) as cluster:
+    async with connect.open_cluster(address, create=create, say=say) as cluster:
         yield cluster
 
 

@@ -7,6 +7,6 @@ monhost       where the monitors are, in all forms that `mon host` has
 options       all of it together: `load(flags)` gives a `ConnectOptions`
 """
 
-from rbdfs.ceph.config.options import ConnectOptions, Flags, load
+from rbdfs.ceph.config.options import ConnectOptions, Flags, load, names_cluster
 
-__all__ = ["ConnectOptions", "Flags", "load"]
+__all__ = ["ConnectOptions", "Flags", "load", "names_cluster"]

@@ -73,6 +73,7 @@ class ConnectOptions:
     monitor_modes: tuple[Mode, ...] = (Mode.SECURE, Mode.CRC)
     osd_op_timeout: float | None = None  # seconds; None: an op waits for as long as it takes
     mon_op_timeout: float | None = None
+    mount_timeout: float | None = None  # how long to look for a monitor; None: as long as it seems to make sense
     fsid: UUID | None = None  # which cluster the configuration is for, if it says so
     conf: Path | None = None
 
@@ -101,12 +102,14 @@ def load(flags: ConnectFlags | None = None, environ: Mapping[str, str] = os.envi
         monitor_modes=tuple(_choices(settings, "ms_mon_client_mode", "secure crc", _MODES)),
         osd_op_timeout=settings.seconds("rados_osd_op_timeout"),
         mon_op_timeout=settings.seconds("rados_mon_op_timeout"),
+        mount_timeout=settings.seconds("client_mount_timeout"),
         fsid=_fsid(settings),
         conf=path,
     )
 
 
 _SHORT = {"-c": "conf", "-n": "name", "-k": "keyring", "-m": "mon_host", "--user": "id", "--mon": "mon_host"}
+_NAMING = ("conf", "cluster", "id", "name", "mon_host", "keyring", "keyfile")  # which cluster, and as whom
 _LONG = {"conf", "cluster", "id", "name"}  # choose what is read, where all others are settings
 
 
@@ -114,13 +117,18 @@ def _merge(flags: ConnectFlags, environ: Mapping[str, str]) -> tuple[dict[str, s
     """What chooses file and name, and what overrides the file, out of CEPH_ARGS, the environment and the flags."""
     found = {"keyring": environ["CEPH_KEYRING"]} if environ.get("CEPH_KEYRING") else {}
     found |= _parse_arguments(environ.get("CEPH_ARGS", ""))
-    for key in ("conf", "cluster", "id", "name", "mon_host", "keyring", "keyfile"):
+    for key in _NAMING:
         value = getattr(flags, key)
         if value is not None:
             found[key] = value
     if flags.id is not None and flags.name is None:
         found.pop("name", None)  # the name of CEPH_ARGS
     return {key: found[key] for key in _LONG & set(found)}, {key: found[key] for key in set(found) - _LONG}
+
+
+def names_cluster(arguments: str) -> bool:
+    """Whether a text as in CEPH_ARGS says which cluster is meant, or as whom to go there; it may only be settings."""
+    return not _parse_arguments(arguments).keys().isdisjoint(_NAMING)
 
 
 def _parse_arguments(text: str) -> dict[str, str]:
