@@ -3,45 +3,27 @@
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ceph_cluster import CephCluster
 from interop.librbd import qemu_source
-from mount.daemon import Daemon
+from mount.daemon import Daemon, mounted, soon
+from mount.stores import ClusterStore
 
 pytestmark = [pytest.mark.cluster, pytest.mark.mount]
 
 MIB = 1 << 20
 
 
-@dataclass
-class CephDaemon(Daemon):
-    """A mount of the test cluster's pool."""
-
-    conf: Path = Path()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """For commands on this cluster."""
-        kept = {key: value for key, value in os.environ.items() if key != "RBDFS_STORE"}
-        return {**kept, "CEPH_CONF": str(self.conf), "CEPH_ARGS": "", "RBDFS_RUN_DIR": str(self.work / "run")}
-
-
 @pytest.fixture
-def daemon(ceph_cluster: CephCluster, tmp_path: Path) -> Iterator[CephDaemon]:
+def daemon(ceph_cluster: CephCluster, tmp_path: Path) -> Iterator[Daemon]:
     """The pool, mounted."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("needs /dev/fuse")
-    with CephDaemon(tmp_path, conf=ceph_cluster.conf) as running:
-        running.start()
+    with mounted(tmp_path, ClusterStore(ceph_cluster, tmp_path)) as running:
         yield running
-        if running.process is not None:
-            running.stop()
-        assert "Traceback" not in running.log(), running.log()
 
 
 def sh(*command: object) -> str:
@@ -49,14 +31,6 @@ def sh(*command: object) -> str:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
-
-
-def soon(condition: Callable[[], bool]) -> None:
-    """Wait for what another client's notify brings about."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def exported(ceph: CephCluster, spec: str) -> bytes:
@@ -74,7 +48,7 @@ def remove(ceph: CephCluster, file: Path) -> None:
     assert file.name not in ceph.rbd("ls", "data").split()
 
 
-def test_a_filesystem_made_through_the_mount_is_an_image(ceph_cluster: CephCluster, daemon: CephDaemon) -> None:
+def test_a_filesystem_made_through_the_mount_is_an_image(ceph_cluster: CephCluster, daemon: Daemon) -> None:
     file, spec = daemon.path / "fs", "data/fs"
     with file.open("wb") as made:
         made.truncate(64 * MIB)
@@ -94,7 +68,7 @@ def test_a_filesystem_made_through_the_mount_is_an_image(ceph_cluster: CephClust
     remove(ceph_cluster, file)
 
 
-def test_sizes_and_names_follow_each_other(ceph_cluster: CephCluster, daemon: CephDaemon) -> None:
+def test_sizes_and_names_follow_each_other(ceph_cluster: CephCluster, daemon: Daemon) -> None:
     ceph_cluster.rbd("create", "--size", "8M", "data/vm")
     file = daemon.path / "vm"
     soon(lambda: file.exists() and file.stat().st_size == 8 * MIB)
@@ -113,7 +87,7 @@ def test_sizes_and_names_follow_each_other(ceph_cluster: CephCluster, daemon: Ce
 
 
 @pytest.mark.skipif(shutil.which("qemu-io") is None, reason="qemu-utils is not installed")
-def test_qemu_and_the_mount_write_in_turns(ceph_cluster: CephCluster, daemon: CephDaemon) -> None:
+def test_qemu_and_the_mount_write_in_turns(ceph_cluster: CephCluster, daemon: Daemon) -> None:
     """What QEMU wrote through librbd is read through the mount at once, although the kernel had the old pages."""
     ceph_cluster.rbd("create", "--size", "8M", "data/turns")
     file = daemon.path / "turns"
@@ -135,7 +109,7 @@ def test_qemu_and_the_mount_write_in_turns(ceph_cluster: CephCluster, daemon: Ce
     remove(ceph_cluster, file)
 
 
-def test_a_roll_back_by_rbd_shows_the_old_bytes(ceph_cluster: CephCluster, daemon: CephDaemon) -> None:
+def test_a_roll_back_by_rbd_shows_the_old_bytes(ceph_cluster: CephCluster, daemon: Daemon) -> None:
     """As long as nobody else writes: librbd does not ask for the lock to roll back."""
     source = daemon.work / "source"
     source.write_bytes(b"old" * MIB)
@@ -152,7 +126,7 @@ def test_a_roll_back_by_rbd_shows_the_old_bytes(ceph_cluster: CephCluster, daemo
     remove(ceph_cluster, file)
 
 
-def test_used_space_is_what_rbd_counts(ceph_cluster: CephCluster, daemon: CephDaemon) -> None:
+def test_used_space_is_what_rbd_counts(ceph_cluster: CephCluster, daemon: Daemon) -> None:
     file = daemon.path / "used"
     with file.open("wb") as opened:
         opened.truncate(41 * MIB)

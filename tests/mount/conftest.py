@@ -1,11 +1,22 @@
-"""What the tests of real mounts share."""
+"""What the tests of real mounts share: each runs on every store, or says why not.
+
+`daemon` is a store with its pool mounted; who mounts with options of their own takes `store`, who depends on what only
+the local engine does, `local_store`.
+"""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ceph_cluster import selected_releases
 from mount.daemon import Daemon, mounted
+from mount.stores import LocalStore, Store, cluster_namespace
+
+STORES = [
+    "local",
+    *(pytest.param(name, id=f"ceph-{name}", marks=pytest.mark.cluster) for name in selected_releases()),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +26,23 @@ def _needs_fuse() -> None:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """A new store, mounted."""
-    with mounted(tmp_path) as running:
+def local_store(tmp_path: Path) -> LocalStore:
+    """A directory that will be a store."""
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store without images: a directory, or a namespace of a cluster."""
+    if request.param == "local":
+        yield request.getfixturevalue("local_store")
+    else:
+        with cluster_namespace(request.getfixturevalue("ceph_clusters")(request.param), tmp_path) as made:
+            yield made
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, store: Store) -> Iterator[Daemon]:
+    """A store, mounted."""
+    with mounted(tmp_path, store) as running:
         yield running

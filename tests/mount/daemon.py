@@ -1,4 +1,4 @@
-"""A mount served by a process of its own, as `rbdfs mount -f` makes it, over a local store."""
+"""A mount served by a process of its own, as `rbdfs mount -f` makes it, over any store."""
 
 import contextlib
 import json
@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mount.stores import Store
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -26,21 +27,16 @@ class Daemon:
     """A store, a mountpoint, and the process between them."""
 
     work: Path
-    mountpoint: Path | None = None
-    store_path: Path | None = None
+    store: Store
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
+    has_crashed: bool = False
     expected: list[str] = field(default_factory=list)  # complaints in the log that the test provokes
 
     @property
     def path(self) -> Path:
         """The mountpoint."""
-        return self.mountpoint or self.work / "mnt"
-
-    @property
-    def store(self) -> Path:
-        """The local store."""
-        return self.store_path or self.work / "store"
+        return self.work / "mnt"
 
     @property
     def pid(self) -> int:
@@ -51,7 +47,12 @@ class Daemon:
     @property
     def environment(self) -> dict[str, str]:
         """For commands on this store."""
-        return {**os.environ, "RBDFS_STORE": str(self.store), "RBDFS_RUN_DIR": str(self.work / "run")}
+        kept = {key: value for key, value in os.environ.items() if key not in ("RBDFS_STORE", "CEPH_CONF", "CEPH_ARGS")}
+        return {**kept, **self.store.environment, "RBDFS_RUN_DIR": str(self.work / "run")}
+
+    def spec(self, name: str) -> str:
+        """An image, or `image@snap`, as commands name it."""
+        return f"{self.store.pool}/{name}"
 
     def cli(self, *arguments: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Run an rbdfs command on this store."""
@@ -73,7 +74,7 @@ class Daemon:
         arguments = [part for option in options for part in ("-o", option)]
         with log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rbdfs", "mount", "-f", *arguments, "data", str(self.path)],
+                [sys.executable, "-m", "rbdfs", "mount", "-f", *arguments, self.store.pool, str(self.path)],
                 cwd=ROOT,
                 env=self.environment,
                 stdout=log,
@@ -102,6 +103,7 @@ class Daemon:
     def kill(self) -> None:
         """End the process as a crash would."""
         assert self.process is not None
+        self.has_crashed = True
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(30)
         self.process = None
@@ -112,7 +114,7 @@ class Daemon:
 
     def check(self) -> None:
         """The store is sound, and no process complained of what no test expected."""
-        self.cli("check", self.store)
+        self.store.check(has_crashed=self.has_crashed)
         for number in range(1, self.starts + 1):
             for line in _COMPLAINT.finditer((self.work / f"log.{number}").read_text()):
                 assert any(re.search(pattern, line[0]) for pattern in self.expected), line[0]
@@ -132,9 +134,9 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def mounted(work: Path, *options: str) -> Iterator[Daemon]:
-    """A new store, mounted; afterwards unmounted, and checked."""
-    with Daemon(work) as daemon:
+def mounted(work: Path, store: Store, *options: str) -> Iterator[Daemon]:
+    """A store, mounted; afterwards unmounted, and checked."""
+    with Daemon(work, store) as daemon:
         daemon.start(*options)
         yield daemon
         if daemon.process is not None:
@@ -147,6 +149,14 @@ def run(*command: object, timeout: float = 60, check: bool = True) -> str:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=timeout)
     assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout + done.stderr
+
+
+def soon(check: Callable[[], bool]) -> None:
+    """Wait until something holds, for not longer than a notification may take on a busy machine."""
+    deadline = time.monotonic() + 60
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def allocated(path: Path) -> int:

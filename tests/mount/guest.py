@@ -142,8 +142,8 @@ class Guest:
 
 
 @contextlib.contextmanager
-def booted(disk: Path, work: Path, *, drive_options: str) -> Iterator[Guest]:
-    """A guest whose first disk is this file."""
+def booted(*disks: Path, work: Path, drive_options: str) -> Iterator[Guest]:
+    """A guest with these files as its disks: /dev/vda, /dev/vdb, ..."""
     kernel = find_kernel()
     initramfs = work / "initramfs.gz"
     build_initramfs(kernel, initramfs)
@@ -152,7 +152,7 @@ def booted(disk: Path, work: Path, *, drive_options: str) -> Iterator[Guest]:
         *("-m", "256", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"),
         *("-kernel", str(kernel.image), "-initrd", str(initramfs)),
         *("-append", "console=ttyS0 quiet panic=-1"),
-        *("-drive", f"file={disk},if=virtio,format=raw,{drive_options}"),
+        *(word for disk in disks for word in ("-drive", f"file={disk},if=virtio,format=raw,{drive_options}")),
     ]
     process, guest = _boot(command)
     try:

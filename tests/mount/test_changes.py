@@ -2,37 +2,27 @@
 
 import os
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mount.daemon import Daemon
+from mount.daemon import Daemon, soon
 
 pytestmark = pytest.mark.mount
 
 MIB = 1 << 20
 
 
-def soon(check: Callable[[], bool]) -> None:
-    """Wait until something holds, for not longer than a notification may take on a busy machine."""
-    deadline = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_rollback_shows_the_old_bytes_at_once(daemon: Daemon) -> None:
     path = daemon.path / "disk"
     path.write_bytes(b"old" * MIB)
-    daemon.cli("snap", "create", "data/disk@s")
+    daemon.cli("snap", "create", daemon.spec("disk@s"))
     with path.open("r+b") as file:
         os.pwrite(file.fileno(), b"new" * MIB, 0)
         os.ftruncate(file.fileno(), 4 * MIB)
         assert os.pread(file.fileno(), 3, MIB * 3 - 3) == b"new"
     with path.open("rb") as file:
         assert os.pread(file.fileno(), 3, 0) == b"new"
-        daemon.cli("snap", "rollback", "--no-progress", "data/disk@s")
+        daemon.cli("snap", "rollback", "--no-progress", daemon.spec("disk@s"))
         assert os.pread(file.fileno(), 3, 0) == b"old"
         assert os.fstat(file.fileno()).st_size == 3 * MIB
     assert path.read_bytes() == b"old" * MIB
@@ -43,10 +33,10 @@ def test_resize_by_another_client_is_seen(daemon: Daemon) -> None:
     path.write_bytes(b"x" * MIB)
     with path.open("rb") as file:
         assert file.read() == b"x" * MIB
-        daemon.cli("resize", "--no-progress", "--size", "3M", "data/disk")
+        daemon.cli("resize", "--no-progress", "--size", "3M", daemon.spec("disk"))
         assert os.fstat(file.fileno()).st_size == 3 * MIB
-        daemon.cli("resize", "--no-progress", "--size", "1K", "--allow-shrink", "data/disk")
-        daemon.cli("resize", "--no-progress", "--size", "2K", "data/disk")
+        daemon.cli("resize", "--no-progress", "--size", "1K", "--allow-shrink", daemon.spec("disk"))
+        daemon.cli("resize", "--no-progress", "--size", "2K", daemon.spec("disk"))
         assert os.fstat(file.fileno()).st_size == 2048
         assert os.pread(file.fileno(), MIB, 0) == b"x" * 1024 + bytes(1024)
 
@@ -54,24 +44,24 @@ def test_resize_by_another_client_is_seen(daemon: Daemon) -> None:
 def test_names_of_another_client_are_seen(daemon: Daemon) -> None:
     path = daemon.path / "disk"
     path.write_bytes(b"x")
-    daemon.cli("snap", "create", "data/disk@s")
+    daemon.cli("snap", "create", daemon.spec("disk@s"))
     assert os.listdir(daemon.path / ".snap/disk") == ["s"]
     assert (daemon.path / ".snap/disk/s").read_bytes() == b"x"
-    daemon.cli("snap", "rename", "data/disk@s", "data/disk@t")
+    daemon.cli("snap", "rename", daemon.spec("disk@s"), daemon.spec("disk@t"))
     soon(lambda: os.listdir(daemon.path / ".snap/disk") == ["t"])
     soon(lambda: not (daemon.path / ".snap/disk/s").exists())
-    daemon.cli("mv", "data/disk", "data/moved")
+    daemon.cli("mv", daemon.spec("disk"), daemon.spec("moved"))
     soon(lambda: os.listdir(daemon.path) == ["moved"])
     soon(lambda: not path.exists())
     assert (daemon.path / "moved").read_bytes() == b"x"
-    daemon.cli("snap", "purge", "--no-progress", "data/moved")
+    daemon.cli("snap", "purge", "--no-progress", daemon.spec("moved"))
     soon(lambda: os.listdir(daemon.path / ".snap/moved") == [])
 
 
 def test_two_mounts_of_one_store_see_each_other(daemon: Daemon, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    with Daemon(other, mountpoint=other / "mnt", store_path=daemon.store) as second:
+    with Daemon(other, daemon.store) as second:
         second.start()
         ours, theirs = daemon.path / "disk", second.path / "disk"
         ours.write_bytes(b"1" * MIB)
@@ -105,7 +95,7 @@ def test_snapshot_by_another_client_while_we_write_is_a_prefix(daemon: Daemon) -
     writer.start()
     try:
         for name in ("a", "b", "c"):
-            daemon.cli("snap", "create", f"data/disk@{name}")
+            daemon.cli("snap", "create", daemon.spec(f"disk@{name}"))
     finally:
         stop.set()
         writer.join()

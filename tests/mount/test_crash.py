@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from mount.daemon import Daemon, mounted, needs_root, run
+from mount.stores import LocalStore, Store
 
 from rbdfs.fuse.mounting import find_mount
 
@@ -73,8 +74,8 @@ def test_umount_clears_a_dead_mount(daemon: Daemon) -> None:
     assert os.listdir(daemon.path) == []
 
 
-def test_mount_goes_with_the_daemon_where_asked_for(tmp_path: Path) -> None:
-    with mounted(tmp_path, "auto_unmount") as daemon:
+def test_mount_goes_with_the_daemon_where_asked_for(tmp_path: Path, store: Store) -> None:
+    with mounted(tmp_path, store, "auto_unmount") as daemon:
         (daemon.path / "disk").write_bytes(b"x")
         daemon.kill()
         deadline = time.monotonic() + 60
@@ -85,7 +86,7 @@ def test_mount_goes_with_the_daemon_where_asked_for(tmp_path: Path) -> None:
 
 
 def test_second_mount_says_what_is_wrong(daemon: Daemon) -> None:
-    done = daemon.cli("mount", "-f", "data", daemon.path, check=False)
+    done = daemon.cli("mount", "-f", daemon.store.pool, daemon.path, check=False)
     assert done.returncode == errno.EBUSY
     assert "mounted here already" in done.stderr
 
@@ -96,7 +97,7 @@ def test_full_store_is_enospc_and_recovers(tmp_path: Path) -> None:
     small.mkdir()
     run("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", small)
     try:
-        with mounted(small) as daemon:
+        with mounted(small, LocalStore(small / "store")) as daemon:
             path = daemon.path / "disk"
             path.write_bytes(os.urandom(8 << 20))
             kept = path.read_bytes()

@@ -1,46 +1,37 @@
 """Many images, a huge one, many handles."""
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from mount.daemon import ROOT, Daemon, allocated, run
+import trio
+from mount.daemon import Daemon, allocated, run
+from mount.stores import in_pool
+
+from rbdfs.image import directory, snapshots
+from rbdfs.image.fanout import for_each
+from rbdfs.image.image import open_image
+from rbdfs.rados.api import IoCtx
 
 pytestmark = pytest.mark.mount
 
-_CREATE = """
-import sys, trio
-from pathlib import Path
-from rbdfs.image.directory import create
-from rbdfs.local.cluster import open_store
-async def main():
-    async with open_store(Path(sys.argv[1])) as cluster:
-        ioctx = await cluster.open_pool("data")
-        for number in range(int(sys.argv[2])):
-            await create(ioctx, f"image-{number:04}", 10 << 30)
-trio.run(main)
-"""
+
+async def make_images(ioctx: IoCtx, count: int) -> None:
+    """Make so many images."""
+
+    async def make(number: int) -> None:
+        await directory.create(ioctx, f"image-{number:04}", 10 << 30)
+
+    await for_each(range(count), make)
 
 
-_SNAPSHOTS = """
-import sys, trio
-from pathlib import Path
-from rbdfs.image import snapshots
-from rbdfs.image.directory import create
-from rbdfs.image.image import open_image
-from rbdfs.local.cluster import open_store
-async def main():
-    async with open_store(Path(sys.argv[1])) as cluster:
-        ioctx = await cluster.open_pool("data")
-        await create(ioctx, "disk", 1 << 30)
-        async with open_image(ioctx, "disk") as image:
-            for number in range(int(sys.argv[2])):
-                await snapshots.create(image, f"snap-{number:03}")
-trio.run(main)
-"""
+async def make_snapshots(ioctx: IoCtx, count: int) -> None:
+    """Make an image with so many snapshots."""
+    await directory.create(ioctx, "disk", 1 << 30)
+    async with open_image(ioctx, "disk") as image:
+        for number in range(count):
+            await snapshots.create(image, f"snap-{number:03}")
 
 
 def resident(pid: int) -> int:
@@ -51,7 +42,7 @@ def resident(pid: int) -> int:
 
 def test_two_thousand_images_are_listed_in_about_a_second(daemon: Daemon) -> None:
     daemon.stop()
-    subprocess.run([sys.executable, "-c", _CREATE, daemon.store, "2000"], check=True, cwd=ROOT, timeout=60)
+    trio.run(in_pool, daemon.store, make_images, 2000)
     daemon.start()
     before = resident(daemon.pid)
     began = time.monotonic()
@@ -67,7 +58,7 @@ def test_two_thousand_images_are_listed_in_about_a_second(daemon: Daemon) -> Non
 
 def test_a_hundred_snapshots_are_listed_at_once(daemon: Daemon) -> None:
     daemon.stop()
-    subprocess.run([sys.executable, "-c", _SNAPSHOTS, daemon.store, "100"], check=True, cwd=ROOT, timeout=120)
+    trio.run(in_pool, daemon.store, make_snapshots, 100)
     daemon.start()
     began = time.monotonic()
     lines = run("ls", "-l", daemon.path / ".snap/disk").splitlines()
