@@ -5,6 +5,7 @@ of the exclusive lock meanwhile), the exclusive lock's own transitions, `header_
 reads it to believe it, so that an old picture never overwrites a newer one).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -41,8 +42,8 @@ from rbdfs.rados.ops import HEAD, Call, SnapId, WriteStep
 _NOT_SUPPORTED = -NotSupported.errno
 
 
-class ImageCore:
-    """An image, or one of its snapshots, open."""
+class ImageCore(ABC):
+    """An image, or one of its snapshots, open; `Image` adds what is done with it."""
 
     def __init__(
         self,
@@ -261,9 +262,9 @@ class ImageCore:
             return "writing to clones is not supported"
         return "opened for reading only"
 
+    @abstractmethod
     async def _grow(self, size: int) -> None:
         """Make the image at least that large, for a write past its end."""
-        raise NotImplementedError
 
     async def _on_acquired(self) -> None:
         """The lock is ours: see what the last owner left."""
@@ -336,13 +337,13 @@ class ImageCore:
                 else:
                     answer()
 
+    @abstractmethod
     def on_async_news(self, message: AsyncProgress | AsyncComplete) -> None:
         """News of a request that we, or another client, made to the lock owner."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_request(self, message: Message, answer: Answer) -> None:
         """Another client asks us, who own the lock, for something."""
-        raise NotImplementedError
 
     def _on_header_update(self, event: NotifyEvent) -> None:
         if event.notifier == self.ioctx.cluster.instance_id and self._own_updates:

@@ -11,6 +11,7 @@ not tell old from new.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -185,7 +186,7 @@ class Credentials:
         return int.from_bytes(self.random(8), "little")
 
 
-class _Login:
+class _Login(ABC):
     """What logins to monitors and to services share: which method is tried."""
 
     def __init__(self, credentials: Credentials, method: Method) -> None:
@@ -204,8 +205,9 @@ class _Login:
             raise AuthenticationFailed(f"{self._credentials.name}: {self._explain(result, methods)}")
         self._method = others[0]
 
+    @abstractmethod
     def _explain(self, result: int, methods: list[int]) -> str:
-        raise NotImplementedError
+        """Why no method is left, for a person."""
 
 
 class MonitorLogin(_Login):
