@@ -25,6 +25,7 @@ class Opcode(IntEnum):
     WRITE = 16
     FSYNC = 20
     GETXATTR = 22
+    LISTXATTR = 23
     FLUSH = 25
     INIT = 26
     READDIR = 28

@@ -4,17 +4,19 @@ libfuse takes one end of a SOCK_SEQPACKET pair for its device, since all it does
 write one reply at a time. Three replies are edited on their way: INIT (negotiation.py), OPEN and CREATE.
 
 A slow handler of names must not stall data, so a request that does not fit the socket now waits in a queue; the order
-is kept, because a FORGET counts on the LOOKUP before it.
+is kept, because a FORGET counts on the LOOKUP before it. So does one whose reply might not fit: libfuse drops a reply
+that its socket does not take at once, and the requester would wait for ever.
 """
 
 import logging
 import socket
 import struct
 from collections import deque
+from contextlib import suppress
 
 import trio
 
-from rbdfs.fuse.abi import ENTRY_OUT_SIZE, OUT_HEADER, READDIR_SIZE_OFFSET, Opcode
+from rbdfs.fuse.abi import ENTRY_OUT_SIZE, IN_HEADER, OUT_HEADER, READDIR_SIZE_OFFSET, Opcode
 from rbdfs.fuse.device import Device
 from rbdfs.fuse.negotiation import Limits, init_for_kernel, init_for_libfuse, with_parallel_writes
 from rbdfs.fuse.notifier import Notifier
@@ -23,6 +25,19 @@ log = logging.getLogger(__name__)
 
 _LARGEST_MESSAGE = 160 << 10  # libfuse's buffer of 136 KiB, with room to spare
 _LARGEST_LISTING = 64 << 10  # a reply must fit the socket, whose buffer an unprivileged daemon cannot raise
+_BUFFER = 2 << 20  # what root gets
+_SO_SNDBUFFORCE = 32
+# What the kernel counts for replies in that buffer, measured: up to 9 KiB beside the bytes of a large one.
+_SMALL = 256
+_SMALL_REPLIES = 192 << 10  # as many of them as libfuse may send at once
+_OVERHEAD = 16 << 10
+_SIZE_OFFSETS: dict[int, int] = {
+    Opcode.READ: READDIR_SIZE_OFFSET,
+    Opcode.READDIR: READDIR_SIZE_OFFSET,
+    Opcode.READDIRPLUS: READDIR_SIZE_OFFSET,
+    Opcode.GETXATTR: IN_HEADER.size,
+    Opcode.LISTXATTR: IN_HEADER.size,
+}  # where requests say how large their reply may be
 _EDITED = frozenset((Opcode.INIT, Opcode.OPEN, Opcode.CREATE))
 
 
@@ -37,13 +52,18 @@ class Relay:
         for end in (ours, theirs):
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _LARGEST_MESSAGE)
+            with suppress(PermissionError):
+                end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
         self._socket = trio.socket.from_stdlib_socket(ours)
         self._fileno = ours.fileno()
         self._raw = ours
         self._theirs: socket.socket | None = theirs
         self._edits: dict[int, tuple[int, bytes]] = {}  # unique -> opcode and, for INIT, the request
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[int, int, bytes]] = deque()  # unique, bytes of its reply, request
         self._queued = trio.Event()
+        self._room = theirs.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _SMALL_REPLIES  # for large replies
+        self._reserved: dict[int, int] = {}  # unique -> how much of it
+        self._is_roomier = trio.Event()
         self.initialized = trio.Event()
 
     def detach_device(self) -> str:
@@ -64,14 +84,16 @@ class Relay:
         elif opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
             (size,) = struct.unpack_from("<I", head, READDIR_SIZE_OFFSET)
             struct.pack_into("<I", head, READDIR_SIZE_OFFSET, min(size, _LARGEST_LISTING))
-        if not self._queue:
+        needed = self._needed(opcode, head)
+        if not self._queue and self._has_room(needed):
             try:
                 self._raw.sendmsg((head, payload))
             except BlockingIOError:
                 pass
             else:
+                self._reserve(unique, needed)
                 return
-        self._queue.append(bytes(head) + bytes(payload))
+        self._queue.append((unique, needed, bytes(head) + bytes(payload)))
         self._queued.set()
 
     async def run_requests(self) -> None:
@@ -79,9 +101,31 @@ class Relay:
         while True:
             await self._queued.wait()
             while self._queue:
-                await self._socket.send(self._queue[0])
+                unique, needed, request = self._queue[0]
+                while not self._has_room(needed):
+                    self._is_roomier = trio.Event()
+                    await self._is_roomier.wait()
+                self._reserve(unique, needed)
+                await self._socket.send(request)
                 self._queue.popleft()
             self._queued = trio.Event()
+
+    @staticmethod
+    def _needed(opcode: int, head: memoryview) -> int:
+        """What a reply may need of the room for large ones."""
+        size_offset = _SIZE_OFFSETS.get(opcode)
+        if size_offset is None:
+            return 0
+        size: int = struct.unpack_from("<I", head, size_offset)[0]
+        return size + _OVERHEAD if size > _SMALL else 0
+
+    def _has_room(self, needed: int) -> bool:
+        return needed <= self._room or not needed or not self._reserved
+
+    def _reserve(self, unique: int, needed: int) -> None:
+        if needed:
+            self._reserved[unique] = needed
+            self._room -= needed
 
     async def run_replies(self) -> None:
         """Carry libfuse's replies to the kernel, until it closes its end."""
@@ -99,6 +143,9 @@ class Relay:
 
     def _carry_back(self, message: memoryview) -> None:
         header = OUT_HEADER.unpack_from(message)
+        if header.unique in self._reserved:
+            self._room += self._reserved.pop(header.unique)
+            self._is_roomier.set()
         if header.unique == 0:
             self._notifier.send(bytes(message))  # writing it here could wait for ourselves
             return
