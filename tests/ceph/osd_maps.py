@@ -9,6 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import crc32c
+from ceph.pools import make_pool
 
 from rbdfs.ceph.crush.map import ITEM_NONE, CrushMap, RuleType
 from rbdfs.ceph.osdmap import IN, MapFlag, OSDMap
@@ -55,23 +56,13 @@ def random_pool(rng: random.Random, crush: CrushMap) -> Pool:
     is_erasure = rng.random() < 0.4
     pg_num = rng.randint(1, 40)
     types = (RuleType.ERASURE, RuleType.MSR_INDEP) if is_erasure else (RuleType.REPLICATED, RuleType.MSR_FIRSTN)
-    return Pool(
+    return make_pool(
+        pg_num,
         is_erasure=is_erasure,
         size=rng.choice((1, 2, 3, 5)),
-        min_size=1,
         crush_rule=rng.choice([number for number, rule in crush.rules.items() if rule.type in types]),
-        pg_num=pg_num,
         pgp_num=rng.randint(1, pg_num),
-        pg_num_pending=pg_num,
         flags=PoolFlag.HASHPSPOOL if rng.random() < 0.9 else PoolFlag(0),
-        last_change=1,
-        last_force_op_resend=0,
-        snap_seq=0,
-        quota_bytes=0,
-        quota_objects=0,
-        read_tier=-1,
-        write_tier=-1,
-        erasure_code_profile="",
         stripe_width=4096 if is_erasure else 0,
         applications={"rbd": {}},
     )

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import trio
 import trio.testing
+from ceph.pools import make_pool
 
 from rbdfs.ceph.messages import BackoffCode, MessageType, OSDBackoff, SpgId, WatchNotify
 from rbdfs.ceph.msgr2.connection import ConnectionLost, Identity
@@ -26,7 +27,6 @@ from rbdfs.ceph.op_message import OpFlag
 from rbdfs.ceph.osdmap import MapFlag, OSDMap, PgId
 from rbdfs.ceph.pending import ObjectTarget
 from rbdfs.ceph.placement import locate
-from rbdfs.ceph.pool import Pool, PoolFlag
 from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr
 from rbdfs.rados.ops import PoolId
 from rbdfs.wire import Buffer, Cursor
@@ -227,7 +227,7 @@ class Peers:
             FSID,
             1,
             MapFlag.SORTBITWISE,
-            {POOL: _pool(self.pg_num)},
+            {POOL: make_pool(self.pg_num)},
             {POOL: "data"},
             self.osds,
             (_EXISTS_AND_UP,) * self.osds,
@@ -318,26 +318,3 @@ class Peers:
 
 def _address(osd: int) -> EntityAddr:
     return EntityAddr(AddrType.MSGR2, "10.0.0.1", 6800 + osd, 1)
-
-
-def _pool(pg_num: int) -> Pool:
-    return Pool(
-        is_erasure=False,
-        size=3,
-        min_size=1,
-        crush_rule=0,
-        pg_num=pg_num,
-        pgp_num=pg_num,
-        pg_num_pending=pg_num,
-        flags=PoolFlag.HASHPSPOOL,
-        last_change=1,
-        last_force_op_resend=0,
-        snap_seq=0,
-        quota_bytes=0,
-        quota_objects=0,
-        read_tier=-1,
-        write_tier=-1,
-        erasure_code_profile="",
-        stripe_width=0,
-        applications={},
-    )

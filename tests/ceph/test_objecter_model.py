@@ -2,8 +2,8 @@
 
 The OSDs here have one memory (as if their logs were always in sync), which knows the writes that are done by their
 numbers, and the rules by which an OSD drops ops without a word: it is not the primary, the op is from before the
-present interval of its placement group, the pool is full. A client that sends too little hangs; one that sends too
-much, under another number or in another order, does a write twice or out of order.
+present interval of its placement group, the pool is full or has become so since. A client that sends too little hangs;
+one that sends too much, under another number or in another order, does a write twice or out of order.
 """
 
 import itertools
@@ -46,6 +46,7 @@ class Model:
         self.hashes = {name: self.cluster.target(name).raw_hash for name in OBJECTS}
         self.targets = {name: self.cluster.target(name) for name in OBJECTS}
         self.interval_start = dict.fromkeys(OBJECTS, 1)
+        self.full_since = 0  # the last epoch that marked the pool full
         self.done: dict[str, list[int]] = {name: [] for name in OBJECTS}  # the writes, as they were applied
         self.tids: dict[int, int] = {}  # of writes that were applied, and how often
         self.blocked: dict[tuple[int, int], tuple[PeerConnection, SpgId, int]] = {}  # by connection and PG
@@ -87,12 +88,14 @@ class Model:
         """Whether an OSD does not even answer."""
         osdmap = self.cluster.map
         placement = place(osdmap, POOL, op.raw_hash)
+        is_full = bool(osdmap.pools[POOL].flags & PoolFlag.FULL)
         return (
             placement.osd != op.peer.osd
             or op.peer.lost is not None
             or placement.pg.seed != op.pg.seed
             or op.epoch < self.interval_start[op.name]
-            or (bool(op.flags & OpFlag.WRITE) and bool(osdmap.pools[POOL].flags & PoolFlag.FULL))
+            # PrimaryLogPG: "discarding op sent before full", which outlasts the flag
+            or (bool(op.flags & OpFlag.WRITE) and (is_full or op.epoch < self.full_since))
         )
 
     def check(self) -> None:
@@ -131,6 +134,8 @@ class Model:
         if "moved" in changes:  # an OSD has started anew, so fast that the monitors did not see it down
             changes = {"osd_addresses": self.cluster.move(*changes["moved"])}  # type: ignore[misc]
         new = self.cluster.next_map(**changes)
+        if new.pools[POOL].flags & ~old.pools[POOL].flags & PoolFlag.FULL:
+            self.full_since = new.epoch
         for name, raw_hash in self.hashes.items():
             if is_new_interval(place(old, POOL, raw_hash), place(new, POOL, raw_hash)):
                 self.interval_start[name] = new.epoch

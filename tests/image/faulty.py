@@ -1,11 +1,16 @@
 """An IoCtx around another one: ops fail, or wait, where a test says so."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+from image.conftest import MIB, Pools
+
 from rbdfs.errors import RbdfsError
+from rbdfs.image import directory
 from rbdfs.image.fanout import Completion
+from rbdfs.image.image import Image, open_image
 from rbdfs.rados.api import IoCtx, NotifyReply, OnComplete, Outcome, PoolUsage, Watch, WatchEvent
 from rbdfs.rados.ops import PoolId, ReadOp, Reply, SnapId, WriteOp
 
@@ -108,6 +113,16 @@ class FaultyIoCtx:
 
     async def usage(self) -> PoolUsage:
         return await self._inner.usage()
+
+
+@asynccontextmanager
+async def faulty_image(pools: Pools, size: int = 8 * MIB, **layout: int) -> AsyncIterator[tuple[FaultyIoCtx, Image]]:
+    """A new image, open, and the IoCtx on which its ops fail, or wait."""
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        await directory.create(inner, "vm", size, **layout)
+        async with open_image(ioctx, "vm") as image:
+            yield ioctx, image
 
 
 def is_map_update(name: str, op: Op) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 from image.conftest import MIB, Pools, until
-from image.faulty import FaultyIoCtx, Op, is_data_write, is_map_update
+from image.faulty import FaultyIoCtx, Op, faulty_image, is_data_write, is_map_update
 
 from rbdfs.cls import lock
 from rbdfs.cls.query import ask
@@ -33,145 +33,121 @@ from rbdfs.rados.ops import Remove
 
 
 async def test_failed_write_is_told_and_the_next_one_works(pools: Pools) -> None:
-    async with pools.client() as inner:
-        ioctx = FaultyIoCtx(inner)
-        await directory.create(ioctx, "vm", 8 * MIB)
-        async with open_image(ioctx, "vm") as image:
-            await image.write(0, b"good")
-            ioctx.rule = lambda name, op: NoSpace("full") if is_data_write(name, op) else None
-            with pytest.raises(NoSpace):
-                await image.write(0, b"evil")
-            with pytest.raises(NoSpace):
-                await image.write(4 * MIB - 2, b"evil")
-            ioctx.rule = lambda _name, _op: None
-            assert await image.read(0, 4) == b"good"
-            await image.write(4 * MIB - 2, b"good")
-            assert await image.read(4 * MIB - 2, 4) == b"good"
+    async with faulty_image(pools) as (ioctx, image):
+        await image.write(0, b"good")
+        ioctx.rule = lambda name, op: NoSpace("full") if is_data_write(name, op) else None
+        with pytest.raises(NoSpace):
+            await image.write(0, b"evil")
+        with pytest.raises(NoSpace):
+            await image.write(4 * MIB - 2, b"evil")
+        ioctx.rule = lambda _name, _op: None
+        assert await image.read(0, 4) == b"good"
+        await image.write(4 * MIB - 2, b"good")
+        assert await image.read(4 * MIB - 2, 4) == b"good"
 
 
 async def test_failed_read_is_told(pools: Pools) -> None:
-    async with pools.client() as inner:
-        ioctx = FaultyIoCtx(inner)
-        await directory.create(ioctx, "vm", 8 * MIB)
-        async with open_image(ioctx, "vm") as image:
-            await image.write(0, b"x" * (8 * MIB))
-            ioctx.rule = lambda name, _op: StoreFailure("bad sector") if name == image.path.object_name(1) else None
-            with pytest.raises(StoreFailure):
-                await image.read(0, 8 * MIB)
-            assert await image.read(0, 4 * MIB) == b"x" * (4 * MIB)
+    async with faulty_image(pools) as (ioctx, image):
+        await image.write(0, b"x" * (8 * MIB))
+        ioctx.rule = lambda name, _op: StoreFailure("bad sector") if name == image.path.object_name(1) else None
+        with pytest.raises(StoreFailure):
+            await image.read(0, 8 * MIB)
+        assert await image.read(0, 4 * MIB) == b"x" * (4 * MIB)
 
 
 async def test_full_store_at_the_object_map_spoils_nothing(pools: Pools) -> None:
-    async with pools.client() as inner:
-        ioctx = FaultyIoCtx(inner)
-        await directory.create(ioctx, "vm", 8 * MIB)
-        async with open_image(ioctx, "vm") as image:
-            ioctx.rule = lambda name, op: NoSpace("full") if is_map_update(name, op) else None
-            with pytest.raises(NoSpace):
-                await image.write(0, b"x")
-            ioctx.rule = lambda _name, _op: None
+    async with faulty_image(pools) as (ioctx, image):
+        ioctx.rule = lambda name, op: NoSpace("full") if is_map_update(name, op) else None
+        with pytest.raises(NoSpace):
             await image.write(0, b"x")
-            assert image.header.flags == 0
-            assert list(await load_states(ioctx, image.image_id)) == [1, 0]
+        ioctx.rule = lambda _name, _op: None
+        await image.write(0, b"x")
+        assert image.header.flags == 0
+        assert list(await load_states(ioctx, image.image_id)) == [1, 0]
 
 
 async def test_lost_lock_fails_what_was_under_way_and_is_taken_again(pools: Pools) -> None:
-    async with pools.client() as inner:
-        ioctx = FaultyIoCtx(inner)
-        await directory.create(ioctx, "vm", 8 * MIB)
-        async with open_image(ioctx, "vm") as image:
-            await image.write(0, b"x")
-            ioctx.rule = lambda name, op: Busy("not locked") if is_map_update(name, op) else None
-            with pytest.raises(LockLost):
-                await image.write(4 * MIB, b"x")
-            ioctx.rule = lambda _name, _op: None
-            await image.write(4 * MIB, b"y")
-            assert await image.read(4 * MIB, 1) == b"y"
+    async with faulty_image(pools) as (ioctx, image):
+        await image.write(0, b"x")
+        ioctx.rule = lambda name, op: Busy("not locked") if is_map_update(name, op) else None
+        with pytest.raises(LockLost):
+            await image.write(4 * MIB, b"x")
+        ioctx.rule = lambda _name, _op: None
+        await image.write(4 * MIB, b"y")
+        assert await image.read(4 * MIB, 1) == b"y"
 
 
 async def test_flush_waits_for_a_write_that_waits_for_the_map(pools: Pools) -> None:
-    async with pools.client() as inner:
-        ioctx = FaultyIoCtx(inner)
-        await directory.create(ioctx, "vm", 8 * MIB)
-        async with open_image(ioctx, "vm") as image:
-            await image.write(0, b"lock")
-            ioctx.holds = is_map_update
-            told: list[str] = []
-            image.submit_write(4 * MIB, b"slow", lambda _: told.append("written"))
-            flushed: Completion[RbdfsError | None] = Completion()
-            image.submit_flush(lambda error: (told.append("flushed"), flushed(error)))
-            image.submit_write(5 * MIB, b"later", lambda _: told.append("later"))
-            await trio.testing.wait_all_tasks_blocked(0.02)
-            assert told == []
-            ioctx.release()
-            assert await flushed.wait() is None
-            await image.flush()
-            assert sorted(told) == ["flushed", "later", "written"]
-            assert told.index("written") < told.index("flushed")
+    async with faulty_image(pools) as (ioctx, image):
+        await image.write(0, b"lock")
+        ioctx.holds = is_map_update
+        told: list[str] = []
+        image.submit_write(4 * MIB, b"slow", lambda _: told.append("written"))
+        flushed: Completion[RbdfsError | None] = Completion()
+        image.submit_flush(lambda error: (told.append("flushed"), flushed(error)))
+        image.submit_write(5 * MIB, b"later", lambda _: told.append("later"))
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert told == []
+        ioctx.release()
+        assert await flushed.wait() is None
+        await image.flush()
+        assert sorted(told) == ["flushed", "later", "written"]
+        assert told.index("written") < told.index("flushed")
 
 
 async def test_snapshot_waits_for_writes_in_flight_and_holds_back_later_ones(pools: Pools) -> None:
-    async with pools.client() as inner, trio.open_nursery() as nursery:
-        ioctx = FaultyIoCtx(inner)
-        await directory.create(ioctx, "vm", 8 * MIB)
-        async with open_image(ioctx, "vm") as image:
-            await image.write(0, b"....")
-            ioctx.holds = is_data_write
-            told: list[str] = []
-            image.submit_write(0, b"before", lambda _: told.append("before"))
-            nursery.start_soon(snapshots.create, image, "s")
-            await until(lambda: not image.path.is_open)
-            image.submit_write(0, b"behind", lambda _: told.append("behind"))
-            await trio.testing.wait_all_tasks_blocked(0.02)
-            assert told == []
-            assert not image.header.snaps
-            ioctx.release()
-            await image.flush()
-            assert told == ["before", "behind"]
-            assert await image.read(0, 6) == b"behind"
-            async with open_image(ioctx, "vm", snap_name="s") as snap:
-                assert await snap.read(0, 6) == b"before"
+    async with faulty_image(pools) as (ioctx, image), trio.open_nursery() as nursery:
+        await image.write(0, b"....")
+        ioctx.holds = is_data_write
+        told: list[str] = []
+        image.submit_write(0, b"before", lambda _: told.append("before"))
+        nursery.start_soon(snapshots.create, image, "s")
+        await until(lambda: not image.path.is_open)
+        image.submit_write(0, b"behind", lambda _: told.append("behind"))
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert told == []
+        assert not image.header.snaps
+        ioctx.release()
+        await image.flush()
+        assert told == ["before", "behind"]
+        assert await image.read(0, 6) == b"behind"
+        async with open_image(ioctx, "vm", snap_name="s") as snap:
+            assert await snap.read(0, 6) == b"before"
 
 
 async def test_removal_that_fails_half_way_leaves_objects_writable(pools: Pools) -> None:
-    async with pools.client() as inner:
-        ioctx = FaultyIoCtx(inner)
-        await directory.create(ioctx, "vm", 8 * MIB, order=20)
-        async with open_image(ioctx, "vm") as image:
-            await image.write(0, b"x" * (8 * MIB))
+    async with faulty_image(pools, 8 * MIB, order=20) as (ioctx, image):
+        await image.write(0, b"x" * (8 * MIB))
 
-            def rule(name: str, op: Op) -> RbdfsError | None:
-                return StoreFailure("no") if Remove() in op.steps and name.endswith("3") else None
+        def rule(name: str, op: Op) -> RbdfsError | None:
+            return StoreFailure("no") if Remove() in op.steps and name.endswith("3") else None
 
-            ioctx.rule = rule
-            with pytest.raises(StoreFailure):
-                await image.write_zeroes(0, 8 * MIB)
-            ioctx.rule = lambda _name, _op: None
-            await image.write(3 * MIB, b"again")
-            assert await image.read(3 * MIB, 6) == b"againx"
+        ioctx.rule = rule
+        with pytest.raises(StoreFailure):
             await image.write_zeroes(0, 8 * MIB)
-            assert await image.read(0, 8 * MIB) == bytes(8 * MIB)
-            assert set(await load_states(ioctx, image.image_id)) == {0}
+        ioctx.rule = lambda _name, _op: None
+        await image.write(3 * MIB, b"again")
+        assert await image.read(3 * MIB, 6) == b"againx"
+        await image.write_zeroes(0, 8 * MIB)
+        assert await image.read(0, 8 * MIB) == bytes(8 * MIB)
+        assert set(await load_states(ioctx, image.image_id)) == {0}
 
 
 async def test_write_to_an_object_under_removal_comes_after_it(pools: Pools) -> None:
-    async with pools.client() as inner, trio.open_nursery() as nursery:
-        ioctx = FaultyIoCtx(inner)
-        await directory.create(ioctx, "vm", 8 * MIB)
-        async with open_image(ioctx, "vm") as image:
-            await image.write(0, b"x" * (8 * MIB))
-            ioctx.holds = lambda _name, op: Remove() in op.steps
-            nursery.start_soon(image.write_zeroes, 0, 4 * MIB)
-            await until(lambda: ioctx.held)
-            told: list[RbdfsError | None] = []
-            image.submit_write(100, b"survives", told.append)
-            await trio.testing.wait_all_tasks_blocked(0.02)
-            assert told == []
-            ioctx.release()
-            await image.flush()
-            assert told == [None]
-            assert await image.read(98, 12) == b"\0\0survives\0\0"
-            assert list(await load_states(ioctx, image.image_id)) == [1, 1]
+    async with faulty_image(pools) as (ioctx, image), trio.open_nursery() as nursery:
+        await image.write(0, b"x" * (8 * MIB))
+        ioctx.holds = lambda _name, op: Remove() in op.steps
+        nursery.start_soon(image.write_zeroes, 0, 4 * MIB)
+        await until(lambda: ioctx.held)
+        told: list[RbdfsError | None] = []
+        image.submit_write(100, b"survives", told.append)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert told == []
+        ioctx.release()
+        await image.flush()
+        assert told == [None]
+        assert await image.read(98, 12) == b"\0\0survives\0\0"
+        assert list(await load_states(ioctx, image.image_id)) == [1, 1]
 
 
 async def test_lost_watch_is_made_anew_and_the_lock_kept(pools: Pools) -> None:
@@ -245,18 +221,15 @@ async def test_failed_flush_at_the_end_is_told_and_the_lock_given_up(pools: Pool
 
 
 async def test_map_that_goes_missing_under_way_is_flagged_once_for_all_writes(pools: Pools) -> None:
-    async with pools.client() as inner:
-        ioctx = FaultyIoCtx(inner)
-        await directory.create(ioctx, "vm", 64 * MIB)
-        async with open_image(ioctx, "vm") as image:
-            await image.write(0, b"x")
-            await calls.remove(ioctx, f"rbd_object_map.{image.image_id}")
-            async with trio.open_nursery() as nursery:
-                for number in range(1, 16):
-                    nursery.start_soon(image.write, number * 4 * MIB, b"data")
-            assert image.header.flags & ImageFlag.OBJECT_MAP_INVALID
+    async with faulty_image(pools, 64 * MIB) as (ioctx, image):
+        await image.write(0, b"x")
+        await calls.remove(ioctx, f"rbd_object_map.{image.image_id}")
+        async with trio.open_nursery() as nursery:
             for number in range(1, 16):
-                assert await image.read(number * 4 * MIB, 4) == b"data"
+                nursery.start_soon(image.write, number * 4 * MIB, b"data")
+        assert image.header.flags & ImageFlag.OBJECT_MAP_INVALID
+        for number in range(1, 16):
+            assert await image.read(number * 4 * MIB, 4) == b"data"
 
 
 UNIT = 1 << 16  # an object of the story
