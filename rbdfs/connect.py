@@ -17,7 +17,7 @@ import errno
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +146,8 @@ async def open_cluster(
             from rbdfs.ceph.cluster import connect
             from rbdfs.ceph.config import load
 
-            async with connect(load(flags), say=say) as cluster:
+            # As with any disk, who writes to a full one is told so, and does not wait until somebody makes room.
+            async with connect(replace(load(flags), full_try=True), say=say) as cluster:
                 yield cluster
 
 

@@ -68,7 +68,7 @@ class NoSpace(RbdfsError):
     errno = _errno.ENOSPC
 
 
-class QuotaExceeded(RbdfsError):
+class QuotaExceeded(NoSpace):
     """A quota of the pool, or the snapshot limit of the image, is reached."""
 
     errno = _errno.EDQUOT

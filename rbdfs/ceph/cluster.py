@@ -50,7 +50,9 @@ async def connect(options: ConnectOptions, *, say: Callable[[str], None] = _sile
         options.mon_op_timeout,
         math.inf if options.mount_timeout else _REFUSED_SECONDS,
     )
-    objecter = Objecter(monitors, monitors.credentials, identity, options.modes, options.osd_op_timeout)
+    objecter = Objecter(
+        monitors, monitors.credentials, identity, options.modes, options.osd_op_timeout, full_try=options.full_try
+    )
     try:
         async with trio.open_nursery() as nursery:
             limit = trio.CancelScope()

@@ -84,8 +84,11 @@ class Objecter:
         identity: Identity,
         modes: tuple[Mode, ...],
         op_timeout: float | None = None,
+        *,
+        full_try: bool = False,
     ) -> None:
         # Fixed for life.
+        self._full_try = full_try  # whether writes that find no room fail, instead of waiting for it
         self._monitors = monitors
         self._credentials = credentials
         self._identity = identity
@@ -151,6 +154,8 @@ class Objecter:
         if self._verdict is not None:
             op.complete(_copy(self._verdict))
             return
+        if self._full_try and op.is_write:
+            op.flags |= OpFlag.FULL_TRY
         if self._op_timeout:
             op.deadline = trio.current_time() + self._op_timeout
         error = self._send(op)

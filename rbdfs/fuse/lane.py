@@ -21,7 +21,7 @@ from typing import Protocol
 
 import trio
 
-from rbdfs.errors import NotSupported, RbdfsError
+from rbdfs.errors import NoSpace, NotSupported, RbdfsError
 from rbdfs.fuse.abi import (
     COPY_FILE_RANGE_IN,
     COPY_FILE_RANGE_OUT,
@@ -138,7 +138,8 @@ class DataLane:
     def _fail(self, unique: int, err: BaseException) -> None:
         if isinstance(err, RbdfsError):
             log.debug("request %d: %s", unique, err)
-            self._device.fail(unique, err.errno)
+            # A quota of the pool is the size of the disk to who writes there; QEMU pauses a guest on ENOSPC only.
+            self._device.fail(unique, errno.ENOSPC if isinstance(err, NoSpace) else err.errno)
         else:
             log.error("request %d failed unexpectedly", unique, exc_info=err)
             self._device.fail(unique, errno.EIO)

@@ -83,13 +83,14 @@ class ClusterStore:
 
     ceph: CephCluster
     work: Path
+    pool_name: str = POOL
     namespace: str = ""
     unit: int = 4 << 20  # an object, as `rbd du` counts
 
     @property
     def pool(self) -> str:
         """See Store."""
-        return f"{POOL}/{self.namespace}" if self.namespace else POOL
+        return f"{self.pool_name}/{self.namespace}" if self.namespace else self.pool_name
 
     @property
     def address(self) -> Address:

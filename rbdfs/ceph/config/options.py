@@ -74,6 +74,7 @@ class ConnectOptions:
     osd_op_timeout: float | None = None  # seconds; None: an op waits for as long as it takes
     mon_op_timeout: float | None = None
     mount_timeout: float | None = None  # how long to look for a monitor; None: as long as it seems to make sense
+    full_try: bool = False  # a write that finds no room fails (NoSpace, QuotaExceeded); else it waits, as in librados
     fsid: UUID | None = None  # which cluster the configuration is for, if it says so
     conf: Path | None = None
 
