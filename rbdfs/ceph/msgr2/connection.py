@@ -2,7 +2,10 @@
 
 Receiving is one loop: wait until the socket is readable, take what is there in one call, hand every message in it to
 the callee. Small data is copied out of the receive buffer, large data is handed out as a view of it, and the buffer is
-then left to its viewers (`buffers`). Sending never waits (`outbox`); where the socket's own buffer is full, a task of
+then left to its viewers (`buffers`). Of a large message the loop waits for a good piece at a time.
+
+Sending never waits. Small messages leave together at the end of the turn (`outbox`), large ones at once, so that the
+peer receives one while the next is still being summed or encrypted. Where the socket's own buffer is full, a task of
 `run` sends the rest.
 """
 
@@ -39,6 +42,8 @@ _HEADER = struct.Struct("<QQHHHIHQBHH")
 _KEEPALIVE_SIZE = 8
 _LEND = 32 << 10  # data from this size on is not copied out of the receive buffer
 _BURST = 4 << 20  # received without letting other tasks run
+_PIECE = 256 << 10  # of a large message that is worth waking up for
+_AT_ONCE = 128 << 10  # a message with so much data does not wait for the end of the turn
 _MAX_BUFFERS = 1024  # IOV_MAX
 _NO_FRONT = memoryview(b"")
 
@@ -82,6 +87,7 @@ class Connection:
         self._queue: list[Buffer] = []
         self._is_stuck = False  # the socket's buffer is full; a task waits for room
         self._room_wanted = trio.Event()
+        self._low_water = 1  # bytes that make the socket readable
         self._out_seq = self._in_seq = 0
         self._has_heard = self._has_sent = True  # since the last look of `_keep_alive`
 
@@ -130,12 +136,13 @@ class Connection:
         compat: int = 1,
         priority: int = 127,
     ) -> None:
-        """Send a message at the end of this turn of the loop; does nothing once the connection is lost."""
+        """Send a message, at the end of this turn of the loop or before; does nothing once the connection is lost."""
         if self.lost is not None:
             return
         self._out_seq += 1
         header = _HEADER.pack(self._out_seq, tid, kind, priority, version, 0, 0, self._in_seq, 0, compat, 0)
-        self._enqueue(self._codec.encode_message(header, front, data))
+        buffers = self._codec.encode_message(header, front, data)
+        self._enqueue(buffers, at_once=bool(data) and sum(map(len, data)) >= _AT_ONCE)
 
     def close(self) -> None:
         """End the connection at once."""
@@ -165,38 +172,47 @@ class Connection:
 
     # sending
 
-    def _enqueue(self, buffers: Sequence[Buffer]) -> None:
-        if not self._queue and not self._is_stuck:
+    def _enqueue(self, buffers: Sequence[Buffer], *, at_once: bool = False) -> None:
+        if not (at_once or self._queue or self._is_stuck):
             self._outbox.add(self)
         self._queue += buffers
+        if at_once and not self._send_queue():
+            self._room_wanted.set()
 
     def flush(self) -> None:
         """Send what is queued, as far as the socket takes it: called by the outbox."""
+        if not self._send_queue():
+            self._token.run_sync_soon(self._room_wanted.set)
+
+    def _send_queue(self) -> bool:
+        """Send until all has left or the socket is stuck, and tell whether it is not; wakes no task."""
         queue = self._queue
         self._has_sent = True
         try:
             while queue and self.lost is None and not self._is_stuck:
-                some = queue if len(queue) <= _MAX_BUFFERS else queue[:_MAX_BUFFERS]
-                _drop_sent(queue, self._socket.sendmsg(some))
+                count = min(len(queue), _MAX_BUFFERS)
+                sent = self._socket.sendmsg(queue if count == len(queue) else queue[:count])
+                self._is_stuck = not _drop_sent(queue, count, sent)
         except BlockingIOError:
             self._is_stuck = True
-            self._token.run_sync_soon(self._room_wanted.set)
         except OSError as err:
             self._token.run_sync_soon(self._lose, ConnectionLost(f"{self.address}: {err.strerror}"))
         except Exception as err:  # trio would switch the outbox off, and nothing would be sent any more
             _log.exception("%s: cannot send", self.address)
             self._token.run_sync_soon(self._lose, ConnectionLost(f"{self.address}: {err}"))
+        return not self._is_stuck
 
     async def _send_rest(self) -> None:
         while True:
             await self._room_wanted.wait()
             self._room_wanted = trio.Event()
-            if self.lost is not None:
-                return
-            with suppress(trio.ClosedResourceError):  # lost meanwhile: `_receive` sees it, too
-                await trio.lowlevel.wait_writable(self._socket)
-                self._is_stuck = False
-                self.flush()
+            while self._is_stuck:
+                if self.lost is not None:
+                    return
+                with suppress(trio.ClosedResourceError):  # lost meanwhile: `_receive` sees it, too
+                    await trio.lowlevel.wait_writable(self._socket)
+                    self._is_stuck = False
+                    self._send_queue()
 
     async def _keep_alive(self) -> None:
         """Ask for a sign of life wherever one direction was silent, and give up when none comes."""
@@ -209,6 +225,8 @@ class Connection:
             elif now - last_heard >= KEEPALIVE_TIMEOUT:
                 self._lose(ConnectionLost(f"{self.address}: silent for {now - last_heard:.0f} s"))
                 return
+            if not self._has_heard:
+                self._set_low_water(1)  # what comes that slowly is a sign of life, too
             if not (self._has_heard and self._has_sent):
                 self._enqueue([self._codec.encode(Tag.KEEPALIVE2, UTime.from_float(now).to_bytes())])
             self._has_heard = self._has_sent = False
@@ -226,6 +244,8 @@ class Connection:
             window.make_room(self._codec.wanted if window.start != window.end else 0)
             if burst == 0 or burst >= _BURST:
                 burst = 0
+                missing = self._codec.wanted - (window.end - window.start) if window.start != window.end else 0
+                self._set_low_water(min(missing, _PIECE) if missing >= _LEND else 1)
                 try:
                     await trio.lowlevel.wait_readable(sock)
                 except trio.ClosedResourceError:
@@ -244,6 +264,12 @@ class Connection:
             window.end += received
             self._has_heard = True
             burst = burst + received if window.end == len(window.view) else 0  # not full: nothing more is there
+
+    def _set_low_water(self, size: int) -> None:
+        """Let the socket be readable from so many bytes on: the kernel sees to it that it can hold them."""
+        if size != self._low_water and self.lost is None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+            self._low_water = size
 
     def _take_frames(self, window: ReceiveWindow, on_message: OnMessage) -> None:
         """Take all frames that are whole; ends early when a callee closes the connection."""
@@ -290,14 +316,16 @@ class Connection:
 _IGNORED = {Tag.KEEPALIVE2_ACK, Tag.ACK, Tag.ABORTED}  # ACK matters to sessions that can be taken up again
 
 
-def _drop_sent(queue: list[Buffer], sent: int) -> None:
-    """Take `sent` bytes off the front of the queue."""
-    for index, buffer in enumerate(queue):
+def _drop_sent(queue: list[Buffer], count: int, sent: int) -> bool:
+    """Take `sent` bytes off the front of the queue; whether those are its first `count` buffers, and so all offered."""
+    for index in range(count):
+        buffer = queue[index]
         if sent < len(buffer):
             queue[: index + 1] = [memoryview(buffer)[sent:]]
-            return
+            return False
         sent -= len(buffer)
-    queue.clear()
+    del queue[:count]
+    return True
 
 
 async def _connect(address: EntityAddr) -> socket.socket:

@@ -1,10 +1,13 @@
 """A connection on a real socket, the other end of which the test holds."""
 
 import itertools
+import math
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -64,12 +67,28 @@ class Peer:
             self.buffer += received
 
 
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs = server.accept()[0]
+    theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ours, theirs
+
+
+def sock_now(peer: Peer) -> bytes:
+    """What has already come."""
+    with socket.socket(fileno=os.dup(peer.socket.fileno())) as sock:
+        return sock.recv(1 << 20)
+
+
 @asynccontextmanager
 async def connected(
-    mode: Mode = Mode.CRC, leftover: bytes = b"", kind: int = socket.SOCK_STREAM
+    mode: Mode = Mode.CRC,
+    leftover: bytes = b"",
+    pair: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair,
 ) -> AsyncIterator[tuple[Connection, Peer]]:
     """A connection that is established, not yet running, and its peer."""
-    ours, theirs = socket.socketpair(type=kind)
+    ours, theirs = pair()
     ours.setblocking(False)
     theirs.setblocking(False)
     secure = mode == Mode.SECURE
@@ -110,7 +129,8 @@ BOTH_MODES = pytest.mark.parametrize("mode", list(Mode))
 
 @BOTH_MODES
 async def test_messages_of_one_turn_leave_in_one_system_call(mode: Mode) -> None:
-    async with connected(mode, kind=socket.SOCK_SEQPACKET) as (connection, peer):  # one packet a call
+    packets = partial(socket.socketpair, type=socket.SOCK_SEQPACKET)  # one packet a call
+    async with connected(mode, pair=packets) as (connection, peer):
         for tid in range(20):
             connection.send(42, b"front", (b"data" * 100,), tid=tid, version=8, compat=3, priority=63)
         peer.buffer = await peer.socket.recv(1 << 20)
@@ -145,6 +165,20 @@ async def test_data_belongs_to_the_callee_for_ever(mode: Mode) -> None:
                 await peer.send(peer.message(43, number, b"front", bytes([number + 1]) * size))
             peer.socket.close()
         assert [bytes(data) for data in kept] == [bytes([n + 1]) * size for n, size in enumerate(sizes)]
+
+
+@BOTH_MODES
+async def test_large_message_leaves_at_once_and_in_its_order(mode: Mode) -> None:
+    async with connected(mode) as (connection, peer):
+        connection.send(42, b"small", tid=0)
+        connection.send(42, b"large", (bytes(150_000),), tid=1)
+        connection.send(42, b"small", tid=2)
+        peer.buffer = sock_now(peer)
+        for tid in range(2):
+            _, segments = await peer.receive_frame()
+            assert HEADER.unpack(segments[0])[1] == tid
+        assert peer.buffer == b""
+        assert HEADER.unpack((await peer.receive_frame())[1][0])[1] == 2
 
 
 @BOTH_MODES
@@ -273,6 +307,24 @@ async def test_peer_that_falls_silent_is_given_up(autojump_clock: trio.testing.M
         start = trio.current_time()
         assert "silent" in str(await run_until_lost(connection, collect([])))
         assert KEEPALIVE_TIMEOUT <= trio.current_time() - start <= KEEPALIVE_TIMEOUT + 2 * KEEPALIVE_INTERVAL
+
+
+@BOTH_MODES
+async def test_large_message_may_come_slowly(mode: Mode, autojump_clock: trio.testing.MockClock) -> None:
+    """The loop waits for pieces of 256 KiB; a peer that sends 20 KiB in ten seconds is not taken for dead."""
+    autojump_clock.autojump_threshold = math.inf  # the kernel needs time to deliver
+    async with connected(mode, pair=tcp_pair) as (connection, peer):
+        got: list[Received] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_until_lost, connection, collect(got))
+            wire = peer.message(43, 7, b"front", b"d" * 500_000)
+            for start in range(0, len(wire), 20_000):
+                await peer.send(wire[start : start + 20_000])
+                autojump_clock.jump(KEEPALIVE_INTERVAL)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            assert connection.lost is None
+            assert got == [(43, 7, 1, b"front", b"d" * 500_000)]
+            connection.close()
 
 
 async def test_refused_connection_is_lost() -> None:

@@ -76,6 +76,36 @@ def test_frame_may_come_in_pieces_cut_anywhere(pair: Pair) -> None:
 
 
 @BOTH
+def test_large_frames_may_come_in_pieces(pair: Pair) -> None:
+    sender, receiver = pair()
+    dice = random.Random(5)
+    sent = [dice.randbytes(dice.randrange(200_000, 900_000)) for _ in range(6)]
+    wire = memoryview(b"".join(b"".join(sender.encode_message(HEADER, b"front", [data])) for data in sent))
+    got, start, end = [], 0, 0
+    while start < len(wire):
+        frame = receiver.decode(wire, start, end)
+        if frame is None:
+            assert end < start + receiver.wanted
+            end = min(end + dice.randrange(1, 400_000), len(wire))
+        else:
+            got.append(bytes(frame[1][3]))
+            start += frame[2]
+    assert got == sent
+
+
+@BOTH
+@pytest.mark.parametrize("place", [200, 150_000, 290_000, 300_000, 449_000])
+def test_damage_of_a_large_frame_is_found_wherever_the_pieces_end(pair: Pair, place: int) -> None:
+    sender, receiver = pair()
+    wire = bytearray(b"".join(sender.encode_message(HEADER, b"front", [bytes(450_000)])))
+    wire[place] ^= 1
+    for end in (100, 290_000, 300_000, 310_000):
+        assert receiver.decode(memoryview(wire), 0, end) is None
+    with pytest.raises(WireError):
+        receiver.decode(memoryview(wire), 0, len(wire))
+
+
+@BOTH
 def test_every_flipped_bit_is_found(pair: Pair) -> None:
     sender, _ = pair()
     frame = b"".join(sender.encode_message(HEADER, b"front", [b"data" * 5]))
