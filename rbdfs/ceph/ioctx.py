@@ -69,16 +69,17 @@ class CephIoCtx:
         """Wait for the writes under way: a write that is complete is durable."""
         await self._objecter.flush(self.pool_id)
 
-    async def list_objects(self) -> AsyncIterator[str]:
-        """The names of the objects that exist now.
+    async def list_objects(self, prefix: str = "", *, of_snapshots: bool = False) -> AsyncIterator[str]:
+        """The names of the objects that exist now, or also of those that only snapshots see.
 
-        An OSD also lists objects that are removed but for clones that a snapshot still needs. So where the pool has
-        ever had a snapshot, each object is asked whether it exists.
+        An OSD lists them all, those too that are removed but for clones that a snapshot still needs. So where the pool
+        has ever had a snapshot, each object is asked whether it exists.
         """
         pool = self.cluster.osdmap.pools.get(self.pool_id)
-        has_snaps = pool is not None and pool.snap_seq > 0
-        async for names in list_pages(self._list_page, lambda: self._objecter.epoch, self.namespace):
-            for name in await self._existing(names) if has_snaps else names:
+        must_ask = pool is not None and pool.snap_seq > 0 and not of_snapshots
+        async for page in list_pages(self._list_page, lambda: self._objecter.epoch, self.namespace):
+            names = [name for name in page if name.startswith(prefix)]
+            for name in await self._existing(names) if names and must_ask else names:
                 yield name
 
     async def _existing(self, names: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from functools import partial
 from rbdfs.errors import NotFound, NotSupported
 from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import for_each
-from rbdfs.image.listing import Existing, find_existing, look_for_existing, map_states
+from rbdfs.image.listing import FEW, Existing, find_existing, look_for_existing, map_states
 from rbdfs.image.object_map import Run, existing_runs, numbers_of
 from rbdfs.image.usage import bytes_of_runs
 from rbdfs.rados.ops import MapExtents, ReadOp, Stat
@@ -30,11 +30,12 @@ async def seek_data(image: ImageCore, offset: int) -> int | None:
     """Where data begins, at or after an offset; None where there is none."""
     if offset >= image.size:
         return None
-    existing = await look_for_existing(image, *_objects_of(image, offset, image.size))
-    for start, end in _windows(image, existing, offset):
-        found = await _extents_within(image, existing, start, end)
-        if found:
-            return found[0][0]
+    for objects in _near_first(image, offset):
+        existing = await look_for_existing(image, *objects)
+        for start, end in _windows(image, existing, offset):
+            found = await _extents_within(image, existing, start, end)
+            if found:
+                return found[0][0]
     return None
 
 
@@ -42,18 +43,27 @@ async def seek_hole(image: ImageCore, offset: int) -> int:
     """Where a hole begins, at or after an offset; the end counts as one."""
     if offset >= image.size:
         return image.size
-    existing = await look_for_existing(image, *_objects_of(image, offset, image.size))
     position = offset
-    for start, end in _windows(image, existing, offset):
-        if start > position:
-            return position
-        found = await _extents_within(image, existing, position, end)
-        if not found or found[0][0] > position:
-            return position
-        position = sum(found[0])
-        if position < end:
-            return position
+    for objects in _near_first(image, offset):
+        existing = await look_for_existing(image, *objects)
+        for start, end in _windows(image, existing, offset):
+            if start > position:
+                return position
+            found = await _extents_within(image, existing, position, end)
+            if not found or found[0][0] > position:
+                return position
+            position = sum(found[0])
+            if position < end:
+                return position
     return min(position, image.size)
+
+
+def _near_first(image: ImageCore, offset: int) -> list[Run]:
+    """The objects from `offset` on: some first, which are usually enough, then all others."""
+    first, last = _objects_of(image, offset, image.size)
+    count = image.header.striping.stripe_count
+    near = first + -(-FEW // count) * count
+    return [(first, near), (near, last)] if near < last else [(first, last)]
 
 
 def _objects_of(image: ImageCore, offset: int, end: int) -> Run:

@@ -34,7 +34,7 @@ from rbdfs.image.exclusive_lock import ExclusiveLock
 from rbdfs.image.features import Feature, ImageFlag, forbids_writing
 from rbdfs.image.header import Header, SnapInfo, read_header
 from rbdfs.image.names import header_object
-from rbdfs.image.object_map import ObjectMap
+from rbdfs.image.object_map import ObjectMap, Run
 from rbdfs.image.watcher import Answer, Watcher
 from rbdfs.rados.api import IoCtx, NotifyEvent
 from rbdfs.rados.ops import HEAD, Call, SnapId, WriteStep
@@ -80,6 +80,7 @@ class ImageCore(ABC):
         self.is_read_only = read_only
         self.is_removed = False
         self.snap_states: bytearray | None = None  # the object map of the snapshot that is open, once it was needed
+        self.snap_runs: list[Run] | None = None  # without a map, its objects as far as listing the pool shows
         self.lock: ExclusiveLock | None = None
         self._news = 0  # how often we were told that the header has changed
         self._known = 0  # that number when the header was read that we believe

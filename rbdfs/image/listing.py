@@ -1,15 +1,19 @@
 """Which data objects exist: from the object map where there is one to trust, else from the pool's listing.
 
-Nothing here asks about each object that might exist: an image of 16 TiB has four million of them.
+An image of 16 TiB may have four million objects: each of them is asked for only where the pool holds many more than
+that, all of which it would list.
 """
 
 from rbdfs.errors import Corrupt, NotFound
 from rbdfs.image.core import ImageCore
 from rbdfs.image.features import Feature, ImageFlag
+from rbdfs.image.header import Header
 from rbdfs.image.object_map import Run, existing_runs, load_states, runs_of
-from rbdfs.rados.ops import HEAD
+from rbdfs.rados.api import IoCtx
+from rbdfs.rados.ops import HEAD, SnapId
 
-_FEW = 1024  # objects that are asked for one by one rather than looked for in a listing of the pool
+FEW = 1024  # objects that are asked for in any case, rather than looked for in a listing of the pool
+_LISTED_PER_ASKED = 8  # objects that a pool lists while it answers for one of many (3.4 and 36 microseconds)
 
 
 class Existing:
@@ -39,9 +43,24 @@ async def look_for_existing(image: ImageCore, start: int = 0, end: int | None = 
     states = await map_states(image)
     if states is not None:
         return Existing(start, end, states, [])
-    if end - start <= _FEW or image.snap is not None:  # a listing shows no objects that only a snapshot has
-        return Existing(start, end, None, [(start, end)])
-    return Existing(start, end, None, list(runs_of(sorted(await _list(image)))))
+    data, header = image.path.data, image.header
+    if image.snap is None or end - start <= FEW:
+        return Existing(start, end, None, await stored_runs(data, header, start, end, image.path.snap_id))
+    if image.snap_runs is None:  # nothing comes to exist in a snapshot
+        image.snap_runs = await stored_runs(data, header, 0, count, image.snap.id)
+    return Existing(start, end, None, image.snap_runs)
+
+
+async def stored_runs(data: IoCtx, header: Header, start: int, end: int, *snap_ids: SnapId) -> list[Run]:
+    """The objects from `start` up to `end` that exist, or may have existed at one of the snapshots.
+
+    Every one of them, where asking for each costs less than listing the pool.
+    """
+    if end - start <= FEW or (await data.usage()).objects > _LISTED_PER_ASKED * (end - start):
+        return [(start, end)]
+    of_snapshots = any(snap_id != HEAD for snap_id in snap_ids)
+    numbers = await _list(data, f"{header.object_prefix}.", of_snapshots=of_snapshots)
+    return list(runs_of(sorted(number for number in numbers if start <= number < end)))
 
 
 async def find_existing(image: ImageCore, start: int = 0, end: int | None = None) -> list[Run]:
@@ -50,16 +69,14 @@ async def find_existing(image: ImageCore, start: int = 0, end: int | None = None
     return existing.between(existing.start, existing.end)
 
 
-async def _list(image: ImageCore) -> list[int]:
+async def _list(data: IoCtx, prefix: str, *, of_snapshots: bool) -> list[int]:
     """The numbers of the data objects that the pool lists."""
-    prefix = f"{image.header.object_prefix}."
     found = []
-    async for name in image.path.data.list_objects():
-        if name.startswith(prefix):
-            try:
-                found.append(int(name.removeprefix(prefix), 16))
-            except ValueError:
-                continue  # not ours, whatever it is
+    async for name in data.list_objects(prefix, of_snapshots=of_snapshots):
+        try:
+            found.append(int(name.removeprefix(prefix), 16))
+        except ValueError:
+            continue  # not ours, whatever it is
     return found
 
 

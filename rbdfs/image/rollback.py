@@ -8,11 +8,12 @@ from rbdfs.image.changes import ImageChange
 from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import for_each
 from rbdfs.image.header import SnapInfo
+from rbdfs.image.listing import stored_runs
 from rbdfs.image.map_snapshots import states_after_rollback
 from rbdfs.image.object_map import EXISTS, existing_runs, numbers_of
 from rbdfs.image.progress import OnProgress
 from rbdfs.image.resizing import grow, shrink
-from rbdfs.rados.ops import Rollback, WriteOp
+from rbdfs.rados.ops import HEAD, Rollback, WriteOp
 
 
 async def roll_back(image: ImageCore, snap: SnapInfo, on_progress: OnProgress) -> None:
@@ -30,8 +31,8 @@ async def roll_back(image: ImageCore, snap: SnapInfo, on_progress: OnProgress) -
         known = await states_after_rollback(image, snap)
         object_map = image.object_map
         after: bytearray | None = None
-        runs = [(0, count)]
         if known is None:
+            runs = await stored_runs(image.path.data, image.header, 0, count, HEAD, snap.id)
             if object_map is not None and object_map.states is not None:
                 object_map.states = None
                 await image.invalidate_object_map()

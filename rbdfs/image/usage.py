@@ -11,9 +11,10 @@ from rbdfs.errors import Corrupt, NotFound
 from rbdfs.image.fanout import for_each
 from rbdfs.image.features import Feature, ImageFlag
 from rbdfs.image.header import Header, SnapInfo, read_header
+from rbdfs.image.listing import stored_runs
 from rbdfs.image.lookup import lookup
 from rbdfs.image.names import data_object
-from rbdfs.image.object_map import CLEAN, NONEXISTENT, Run, existing_runs, load_states
+from rbdfs.image.object_map import CLEAN, NONEXISTENT, Run, existing_runs, load_states, numbers_of
 from rbdfs.image.striping import Striping
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
@@ -112,7 +113,8 @@ async def _from_objects(ioctx: IoCtx, header: Header, rows: Sequence[SnapInfo | 
                 used[index] += header.striping.used_size(number, sizes[index])
             before = state
 
-    await for_each(range(header.striping.object_count(max(sizes))), count)
+    runs = await stored_runs(data, header, 0, header.striping.object_count(max(sizes)), *ids)
+    await for_each(numbers_of(runs), count)
     return used
 
 

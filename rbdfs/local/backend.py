@@ -19,12 +19,20 @@ class Place(NamedTuple):
     namespace: str
 
 
+class Listing(NamedTuple):
+    """Which names a listing gives, in byte order."""
+
+    after: str = ""  # those behind this one
+    prefix: str = ""  # that begin so
+    of_snapshots: bool = False  # also of objects that have clones only
+
+
 class Backend(Protocol):
     """One client's way to the engine. Pools that are not there are NotFound."""
 
     def submit(self, place: Place, name: str, op: ReadOp | WriteOp, on_complete: OnComplete) -> None: ...
     async def flush(self) -> None: ...
-    async def list_page(self, place: Place, after: str, limit: int) -> tuple[list[str], bool]: ...
+    async def list_page(self, place: Place, listing: Listing, limit: int) -> tuple[list[str], bool]: ...
     async def create_snap_id(self, pool: PoolId) -> SnapId: ...
     async def remove_snap_id(self, pool: PoolId, snap_id: SnapId) -> None: ...
     async def watch(

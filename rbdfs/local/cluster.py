@@ -16,7 +16,7 @@ import trio
 
 from rbdfs.errors import Blocklisted, Busy, NotFound, RbdfsError, StoreFailure
 from rbdfs.local import codec, store
-from rbdfs.local.backend import Backend, Place
+from rbdfs.local.backend import Backend, Listing, Place
 from rbdfs.local.check import CheckReport, check_files
 from rbdfs.local.draft import MAX_OBJECT_SIZE
 from rbdfs.local.engine import Client
@@ -346,14 +346,15 @@ class LocalIoCtx:
         """Make every write durable that completed before this call."""
         await self._cluster.backend.flush()
 
-    async def list_objects(self) -> AsyncIterator[str]:
-        """The names of the objects that exist now."""
-        after, more = "", True
+    async def list_objects(self, prefix: str = "", *, of_snapshots: bool = False) -> AsyncIterator[str]:
+        """The names of the objects that exist now, or also of those that only snapshots see."""
+        listing, more = Listing("", prefix, of_snapshots), True
         while more:
-            names, more = await self._cluster.backend.list_page(self._place, after, _LIST_PAGE)
+            names, more = await self._cluster.backend.list_page(self._place, listing, _LIST_PAGE)
             for name in names:
                 yield name
-            after = names[-1] if names else after
+            if names:
+                listing = listing._replace(after=names[-1])
 
     async def create_snap_id(self) -> SnapId:
         """A new id for a self-managed snapshot."""

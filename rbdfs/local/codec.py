@@ -17,7 +17,7 @@ from rbdfs.local.steps import READ_STEPS, WRITE_STEPS
 from rbdfs.rados import ops
 from rbdfs.rados.ops import Buffer, PoolId, ReadOp, Reply, SnapContext, SnapId, WriteOp
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 _BULK = 1  # msgpack ext type: offset and length within the payload
 _BULK_FROM = 1024  # bytes

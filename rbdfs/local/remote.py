@@ -14,7 +14,7 @@ import trio
 
 from rbdfs.errors import NotConnected, ProtocolError, RbdfsError, StoreFailure
 from rbdfs.local import codec
-from rbdfs.local.backend import Backend, Place
+from rbdfs.local.backend import Backend, Listing, Place
 from rbdfs.local.check import CheckReport
 from rbdfs.local.link import Link
 from rbdfs.rados.api import NotifyEvent, NotifyReply, OnComplete, PoolUsage, WatchEvent, WatchLost
@@ -251,12 +251,12 @@ class Remote:
         await self._ask("flush", [], lambda backend: backend.flush(), _nothing)
         self._flushed = max(self._flushed, done)
 
-    async def list_page(self, place: Place, after: str, limit: int) -> tuple[list[str], bool]:
-        """Names of heads behind `after`, and whether there are more."""
+    async def list_page(self, place: Place, listing: Listing, limit: int) -> tuple[list[str], bool]:
+        """Names of objects, and whether there are more."""
         return await self._ask(
             "list_page",
-            [*place, after, limit],
-            lambda backend: backend.list_page(place, after, limit),
+            [*place, *listing, limit],
+            lambda backend: backend.list_page(place, listing, limit),
             lambda value: (value[0], value[1]),
         )
 

@@ -14,7 +14,7 @@ import trio
 
 from rbdfs.errors import NotSupported, ProtocolError, RbdfsError, StoreFailure
 from rbdfs.local import codec, store
-from rbdfs.local.backend import Place
+from rbdfs.local.backend import Listing, Place
 from rbdfs.local.engine import Client
 from rbdfs.local.link import Link, short_address
 from rbdfs.local.owner import Owner
@@ -224,8 +224,11 @@ async def _notify(seat: Seat, pool: int, namespace: str, name: str, payload: byt
     return [[[*watcher, answer] for watcher, answer in reply.acks.items()], reply.timeouts]
 
 
-async def _list_page(seat: Seat, pool: int, namespace: str, after: str, limit: int) -> Any:
-    return await seat.session.list_page(Place(PoolId(pool), namespace), after, limit)
+async def _list_page(
+    seat: Seat, pool: int, namespace: str, after: str, prefix: str, of_snapshots: bool, limit: int
+) -> Any:
+    listing = Listing(after, prefix, of_snapshots)
+    return await seat.session.list_page(Place(PoolId(pool), namespace), listing, limit)
 
 
 async def _allocated_bytes(seat: Seat, pool: int, namespace: str, prefix: str) -> int:

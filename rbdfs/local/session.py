@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rbdfs.errors import NotFound, RbdfsError
-from rbdfs.local.backend import Place
+from rbdfs.local.backend import Listing, Place
 from rbdfs.local.blocks import BLOCK_BITS
 from rbdfs.local.check import CheckReport, check_files
 from rbdfs.local.engine import Client, Engine
@@ -16,6 +16,8 @@ from rbdfs.local.pools import Pool, family_of
 from rbdfs.local.watches import WatchEntry
 from rbdfs.rados.api import NotifyReply, OnComplete, PoolUsage, WatchEvent
 from rbdfs.rados.ops import PoolId, ReadOp, SnapId, WriteOp
+
+_LAST_NAME = b"\xff" * 4096  # behind all names, of which those of text have no such byte
 
 
 class Session:
@@ -47,31 +49,33 @@ class Session:
         await self._engine.settle()
         await self._engine.journal.flush()
 
-    async def list_page(self, place: Place, after: str, limit: int) -> tuple[list[str], bool]:
-        """Names of heads behind `after`, in byte order, and whether to ask for more."""
+    async def list_page(self, place: Place, listing: Listing, limit: int) -> tuple[list[str], bool]:
+        """Names of objects, in byte order, and whether to ask for more."""
         self._pool(place.pool)
         names: set[bytes] = set()
         more = True
         while more and not names:  # a page of objects that have only clones is none
-            names, more, after = self._look_at_page(place, after, limit)
+            names, more, after = self._look_at_page(place, listing, limit)
+            listing = listing._replace(after=after)
         return [decode_key(name) for name in sorted(names)], more
 
-    def _look_at_page(self, place: Place, after: str, limit: int) -> tuple[set[bytes], bool, str]:
-        """The heads among the next objects, whether there are more of these, and where they begin."""
-        start = encode_key(after)
+    def _look_at_page(self, place: Place, listing: Listing, limit: int) -> tuple[set[bytes], bool, str]:
+        """Those listed among the next objects, whether there are more of these, and where they begin."""
+        start, prefix = encode_key(listing.after), encode_key(listing.prefix)
         rows = self._engine.database.rows(
-            "SELECT name, size IS NOT NULL FROM object WHERE pool = ? AND namespace = ? AND name > ?"
-            " ORDER BY name LIMIT ?",
-            (place.pool, encode_key(place.namespace), start, limit),
+            "SELECT name, size IS NOT NULL FROM object WHERE pool = ? AND namespace = ? AND name > ? AND name >= ?"
+            " AND name < ? ORDER BY name LIMIT ?",
+            (place.pool, encode_key(place.namespace), start, prefix, _end_of(prefix), limit),
         )
-        names = {name for name, has_head in rows if has_head}
+        names = {name for name, has_head in rows if has_head or listing.of_snapshots}
         more = len(rows) == limit
         end = rows[-1][0] if more else None
         for obj in self._engine.held():
             if (obj.key.pool, obj.key.namespace) == place:
                 name = encode_key(obj.key.name)
-                if name > start and (end is None or name <= end):
-                    (names.discard if obj.head is None else names.add)(name)
+                if name > start and name.startswith(prefix) and (end is None or name <= end):
+                    is_listed = obj.head is not None or (listing.of_snapshots and obj.clones)
+                    (names.add if is_listed else names.discard)(name)
         return names, more, decode_key(rows[-1][0]) if more else ""
 
     async def create_snap_id(self, pool: PoolId) -> SnapId:
@@ -136,7 +140,7 @@ class Session:
                     blocks += 0 if head is None else head.allocated
             if not more or not names[-1].startswith(prefix):
                 break
-            names, more = await self.list_page(place, after, 1000)
+            names, more = await self.list_page(place, Listing(after, prefix), 1000)
             after = names[-1] if names else after
         return blocks
 
@@ -182,3 +186,9 @@ class Session:
         refusal: RbdfsError | None = self.client.refusal
         if refusal is not None:
             raise refusal
+
+
+def _end_of(prefix: bytes) -> bytes:
+    """What stands behind all names that begin so."""
+    rest = prefix.rstrip(b"\xff")
+    return rest[:-1] + bytes((rest[-1] + 1,)) if rest else _LAST_NAME

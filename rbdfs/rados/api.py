@@ -119,8 +119,12 @@ class IoCtx(Protocol):
     async def flush(self) -> None:
         """Make every write durable that completed before this call; waits for those under way, too."""
 
-    def list_objects(self) -> AsyncIterator[str]:
-        """The names of the objects of this pool and namespace that exist now, in no order."""
+    def list_objects(self, prefix: str = "", *, of_snapshots: bool = False) -> AsyncIterator[str]:
+        """The names, of those that begin so, of the objects of this pool and namespace that exist now, in no order.
+
+        With `of_snapshots`, also of those that are gone but for what snapshots see of them. A store may have to look at
+        all objects of the pool, in namespaces and with beginnings of any kind.
+        """
 
     async def create_snap_id(self) -> SnapId:
         """A new id for a self-managed snapshot, larger than any before."""

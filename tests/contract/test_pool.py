@@ -25,6 +25,18 @@ async def test_listing_has_each_object_once(ioctx: IoCtx) -> None:
     assert await names(ioctx) == [name for name in made if name not in (made[3], made[33])]
 
 
+async def test_a_listing_may_be_of_names_that_begin_alike(ioctx: IoCtx) -> None:
+    made = ["a.1", "a.2", "a/", "a", "b.1"]
+    for name in made[:3]:
+        await ioctx.operate(name, WriteOp([Create()]))
+    await ioctx.flush()
+    for name in made[3:]:
+        await ioctx.operate(name, WriteOp([Create()]))
+    assert sorted([name async for name in ioctx.list_objects("a.")]) == ["a.1", "a.2"]
+    assert sorted([name async for name in ioctx.list_objects("a")]) == ["a", "a.1", "a.2", "a/"]
+    assert [name async for name in ioctx.list_objects("c")] == []
+
+
 async def test_namespaces_are_apart(ioctx: IoCtx) -> None:
     inner = ioctx.with_namespace(ioctx.namespace + "inner")
     await calls.write(ioctx, "o", 0, b"outer")

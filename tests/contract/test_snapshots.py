@@ -96,6 +96,22 @@ async def test_object_removed_after_a_snapshot_is_still_in_it(ioctx: IoCtx) -> N
     assert (await content(ioctx, "o"), await content(ioctx, "o", snap)) == (b"again", b"one")
 
 
+async def test_objects_that_only_snapshots_see_are_listed_where_asked_for(ioctx: IoCtx) -> None:
+    async def names() -> list[str]:
+        return sorted([name async for name in ioctx.list_objects("o.", of_snapshots=True)])
+
+    for name in ("o.before", "o.still", "p"):
+        await calls.write(ioctx, name, 0, b"x")
+    snap = await ioctx.create_snap_id()
+    await calls.write(ioctx, "o.never", 0, b"x", context(snap))
+    for name in ("o.before", "p", "o.never"):
+        await calls.remove(ioctx, name, context(snap))
+    assert await names() == ["o.before", "o.still"]
+    await ioctx.flush()
+    assert await names() == ["o.before", "o.still"]
+    assert [name async for name in ioctx.list_objects("o.")] == ["o.still"]
+
+
 async def test_zero_and_truncate_keep_the_snapshot(ioctx: IoCtx) -> None:
     before = b"x" * 200_000
     await calls.write(ioctx, "o", 0, before)

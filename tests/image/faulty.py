@@ -86,8 +86,8 @@ class FaultyIoCtx:
         if error is not None:
             raise error
 
-    def list_objects(self) -> AsyncIterator[str]:
-        return self._inner.list_objects()
+    def list_objects(self, prefix: str = "", *, of_snapshots: bool = False) -> AsyncIterator[str]:
+        return self._inner.list_objects(prefix, of_snapshots=of_snapshots)
 
     async def create_snap_id(self) -> SnapId:
         await self._do("create_snap_id")

@@ -124,7 +124,7 @@ async def test_owner_of_another_version_says_so(tmp_path: Path, monkeypatch: pyt
             unpack_error = staticmethod(codec.unpack_error)
 
         monkeypatch.setattr(cluster_module, "codec", Newer)
-        with pytest.raises(NotSupported, match="speaks version 1, not 2"):
+        with pytest.raises(NotSupported, match=f"speaks version {codec.PROTOCOL}, not"):
             async with open_store(path):
                 pass
 
