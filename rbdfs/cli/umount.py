@@ -1,5 +1,11 @@
-"""`rbdfs umount`: detaches a mount, and waits until its daemon has flushed everything and is gone."""
+"""`rbdfs umount`: detaches a mount, and waits until its daemon has flushed everything and is gone.
 
+The mount of this namespace goes at once, as with umount(8), or is Busy. The daemon stays while a file is open: after
+`--lazy`, or in the copy of the mount that another mount namespace (a container's) has. Who has it is named, and waited
+for: without end, as its bytes are not safe before; with `--timeout`, so long; with `--force`, not at all.
+"""
+
+import math
 import os
 import select
 import signal
@@ -9,15 +15,26 @@ from pathlib import Path
 from rbdfs.cli.access import say
 from rbdfs.cli.holders import describe_holders, describe_namespace_with
 from rbdfs.cli.options import Arguments, Declare, Parser
-from rbdfs.errors import Busy, InvalidArgument, RbdfsError, StoreFailure
+from rbdfs.errors import Busy, InvalidArgument, RbdfsError, StoreFailure, TimedOut
 from rbdfs.fuse import mounting, state
 
 _USUAL_SECONDS = 2.0  # until a daemon has left; after that, it is worth a look why it has not
+_AFTER_SIGNAL_SECONDS = 1.0  # until it has left where no file is open
+_FLUSH_SECONDS = 40.0  # a little longer than it takes its time to close images (image/image.py)
 
 
 def _umount(parser: Parser) -> None:
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
     parser.add_argument("-l", "--lazy", action="store_true", help="detach now; wait until the last file is closed")
+    parser.add_argument(
+        "--timeout", type=float, default=math.inf, metavar="SECONDS", help="how long to wait for the daemon's end"
+    )
+    parser.add_argument(
+        "-f",
+        "--force",
+        action="store_true",
+        help="do not wait for files that are open: they break, unsynced data is lost",
+    )
     parser.set_defaults(run=umount)
 
 
@@ -33,14 +50,25 @@ def umount(arguments: Arguments) -> None:
         if mounted.type != mounting.FILESYSTEM_TYPE:
             raise InvalidArgument(f"{mountpoint}: not a mount of rbdfs but of type {mounted.type}")
         try:
-            mounting.unmount(mountpoint, is_lazy=arguments.lazy)
+            mounting.unmount(mountpoint, is_lazy=arguments.lazy or arguments.force)
         except Busy as err:
             holders = describe_holders(mountpoint)
             raise Busy(f"{mountpoint}: in use" + (f" by {holders}" if holders else "")) from err
     elif status is None or not status.is_alive:
         raise InvalidArgument(f"{mountpoint}: not mounted")
     if status is not None and status.is_alive:
-        _wait_for_end(status.pid, mountpoint, mounted.device if mounted else None)
+        try:
+            process = os.pidfd_open(status.pid)
+        except ProcessLookupError:
+            return
+        try:
+            daemon = _Daemon(process, status.pid, mountpoint)
+            if arguments.force:
+                daemon.end()
+            else:
+                daemon.wait(mounted.device if mounted else None, arguments.timeout)
+        finally:
+            os.close(process)
         error = _take_last_words(mountpoint, status.pid)
         if error:
             raise StoreFailure(f"{mountpoint}: the daemon ended with an error: {error}")
@@ -75,23 +103,46 @@ def _take_last_words(mountpoint: Path, pid: int) -> str:
     return words if who == str(pid) else ""
 
 
-def _wait_for_end(pid: int, mountpoint: Path, device: str | None) -> None:
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        if poll.poll(_USUAL_SECONDS * 1000):
+class _Daemon:
+    """The process that serves the mount, until it has ended."""
+
+    def __init__(self, process: int, pid: int, mountpoint: Path) -> None:
+        self._process = process  # a pidfd
+        self._pid = pid
+        self._mountpoint = mountpoint
+        self._poll = select.poll()
+        self._poll.register(process, select.POLLIN)
+
+    def _ends_within(self, seconds: float) -> bool:
+        return bool(self._poll.poll(None if seconds == math.inf else seconds * 1000))
+
+    def wait(self, device: str | None, seconds: float) -> None:
+        """Wait until all is flushed; where that takes longer than usual, say why."""
+        usual = min(_USUAL_SECONDS, seconds)
+        if self._ends_within(usual):
             return
         keeper = device and describe_namespace_with(device)
         if keeper:
             # The mount lives on in that namespace, so the daemon cannot know that it is wanted no more.
-            say(f"{mountpoint}: still mounted in the mount namespace of {keeper}; detaching it there, too")
-            signal.pidfd_send_signal(process, signal.SIGTERM)
+            say(f"{self._mountpoint}: still mounted in the mount namespace of {keeper}; detaching it there, too")
+            signal.pidfd_send_signal(self._process, signal.SIGTERM)
         elif sys.stderr.isatty():
-            say(f"{mountpoint}: waiting until the daemon (pid {pid}) has flushed everything")
-        poll.poll()
-    finally:
-        os.close(process)
+            say(f"{self._mountpoint}: waiting until the daemon (pid {self._pid}) has flushed everything")
+        if not self._ends_within(max(seconds - usual, _AFTER_SIGNAL_SECONDS if keeper else 0)):
+            where = f" in the mount namespace of {keeper}" if keeper else ""
+            raise TimedOut(
+                f"{self._mountpoint}: detached, but its daemon (pid {self._pid}) still serves open files{where}"
+            )
+
+    def end(self) -> None:
+        """Make it flush what it has, and leave, whatever is open."""
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # the first one asks, any other ends it at once (fuse/session.py)
+            signal.pidfd_send_signal(self._process, number)
+            if self._ends_within(_AFTER_SIGNAL_SECONDS):
+                return
+        if not self._ends_within(_FLUSH_SECONDS):
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+            raise StoreFailure(f"{self._mountpoint}: the store does not answer; what was not synced is lost")

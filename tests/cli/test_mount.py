@@ -160,6 +160,41 @@ def test_umount_ends_the_daemon_where_another_mount_namespace_has_a_copy(shell: 
     assert (shell.mountpoint / "vm").read_bytes() == b"kept"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a mount namespace")
+def test_umount_waits_for_a_file_open_in_another_namespace_as_long_as_one_likes(shell: Shell) -> None:
+    shell.mount()
+    pid = shell.daemon()
+    script = f"exec 3>{shell.mountpoint}/vm; printf kept >&3; echo; exec sleep 60"
+    unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+    with subprocess.Popen(unshare, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            said = shell("umount", "--timeout", "1", shell.mountpoint, code=110)
+            assert f"open files in the mount namespace of sleep (pid {other.pid})" in said
+            assert is_running(pid)
+            shell("umount", "--force", shell.mountpoint)
+            assert not is_running(pid)
+        finally:
+            other.kill()
+    shell.mount()
+    assert (shell.mountpoint / "vm").read_bytes() == b"kept"
+
+
+def test_umount_by_force_breaks_open_files_and_keeps_what_was_written(shell: Shell) -> None:
+    shell.mount()
+    file = os.open(shell.mountpoint / "vm", os.O_RDWR | os.O_CREAT)
+    os.write(file, b"kept")
+    shell("umount", shell.mountpoint, code=16)
+    shell("umount", "--force", shell.mountpoint)
+    with pytest.raises(OSError, match="not connected"):
+        os.write(file, b"lost")
+    with pytest.raises(OSError, match="not connected"):
+        os.close(file)
+    shell.mount()
+    assert (shell.mountpoint / "vm").read_bytes() == b"kept"
+
+
 def test_mountpoint_may_be_named_by_a_link(shell: Shell, tmp_path: Path) -> None:
     shell.mountpoint.mkdir()
     (tmp_path / "link").symlink_to(shell.mountpoint)
