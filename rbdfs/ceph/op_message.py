@@ -110,10 +110,17 @@ class OpReply(NamedTuple):
 
 
 _HEAD = 17 + 8  # placement group and flags, between the name and the result
-_ONE_STEP = Struct("<i12xII34xIi4x12xQB")  # result, epoch, count, output length, attempt, version, redirected
-_RESULT = Struct("<i12xII")  # result, epoch, count
-_REST = Struct("<QB")
+_COUNT_PLACE = 20  # from the result on
 _MAX_STEPS = 1024
+
+
+@lru_cache(maxsize=32)
+def _reply_of(count: int) -> Struct:
+    """Result, epoch, count, length of the output of each step, attempt, version, whether redirected."""
+    return Struct("<i12xII" + "34xI" * count + f"i{4 * count}x12xQB")
+
+
+_ONE_STEP = _reply_of(1)
 
 
 def decode_reply(front: Buffer) -> OpReply:
@@ -133,16 +140,12 @@ def decode_reply(front: Buffer) -> OpReply:
 def _decode_reply_of_steps(front: Buffer) -> OpReply:
     try:
         start = 4 + _LENGTH.unpack_from(front, 0)[0] + _HEAD
-        result, _, count = _RESULT.unpack_from(front, start)
-        start += _RESULT.size
+        (count,) = _LENGTH.unpack_from(front, start + _COUNT_PLACE)
         if count > _MAX_STEPS:
             raise WireError(f"reply with {count} steps")
-        lengths = tuple(_LENGTH.unpack_from(front, start + 38 * step + 34)[0] for step in range(count))
-        start += 38 * count
-        (attempt,) = Struct("<i").unpack_from(front, start)
-        version, redirected = _REST.unpack_from(front, start + 4 + 4 * count + 12)
+        result, _, _, *lengths, attempt, version, redirected = _reply_of(count).unpack_from(front, start)
     except error as err:
         raise WireError(f"MOSDOpReply: {err}") from err
     if redirected:
         raise WireError("op redirected to another object, by a cache tier")
-    return OpReply(result, version, attempt, lengths)
+    return OpReply(result, version, attempt, tuple(lengths))

@@ -8,6 +8,7 @@ A step's 38 bytes: u16 code, u32 flags, a union of 28 bytes, u32 length of its s
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -111,6 +112,16 @@ def encode_write(offset: int, length: int) -> bytes:
     return _COUNT_AND_EXTENT.pack(1, OpCode.WRITE, 0, offset, length, 0, 0, length)
 
 
+def encode_hinted_write(hint: ops.SetAllocHint, offset: int, length: int) -> bytes:
+    """The fixed parts of a hint and a Write: what comes of writing to an image without an object map."""
+    return _count_and_hint(hint) + _EXTENT.pack(OpCode.WRITE, 0, offset, length, 0, 0, length)
+
+
+@lru_cache(maxsize=64)
+def _count_and_hint(hint: ops.SetAllocHint) -> bytes:
+    return _COUNT.pack(2) + _alloc_hint(hint)[0]
+
+
 def encode_steps(steps: Sequence[ops.ReadStep] | Sequence[ops.WriteStep]) -> EncodedSteps:
     """Encode the steps of an op."""
     fixed = bytearray(_COUNT.pack(len(steps)))
@@ -181,7 +192,7 @@ def _call(step: ops.Call) -> Encoded:
 
 
 def _alloc_hint(step: ops.SetAllocHint) -> Encoded:  # a hint never fails the op
-    return _HINT.pack(OpCode.SETALLOCHINT, _FAIL_OK, step.object_size, step.write_size, 0, 0), NO_BYTES
+    return _HINT.pack(OpCode.SETALLOCHINT, _FAIL_OK, step.object_size, step.write_size, step.flags, 0), NO_BYTES
 
 
 def _omap_keys(step: ops.OmapGetKeys) -> Encoded:

@@ -1,7 +1,8 @@
 """An op between its submission and its completion, and the object that it is for.
 
 Here an op of the contract becomes what is sent, and an answer becomes the op's outcome; what happens between is the
-objecter's. This is the hot path: an op that is one Read or one Write goes past the tables of steps.
+objecter's. This is the hot path: an op that is one Read or one Write, or a hint and a Write, goes past the tables of
+steps.
 """
 
 import logging
@@ -15,11 +16,32 @@ from typing import TYPE_CHECKING
 from rbdfs.ceph import op_message
 from rbdfs.ceph.hobject import OrderKey, head_object
 from rbdfs.ceph.op_message import ALWAYS, OpFlag, OpReply
-from rbdfs.ceph.osd_ops import READING_STEPS, SNAP_DIR, Decoder, EncodedSteps, encode_read, encode_steps, encode_write
+from rbdfs.ceph.osd_ops import (
+    READING_STEPS,
+    SNAP_DIR,
+    Decoder,
+    EncodedSteps,
+    encode_hinted_write,
+    encode_read,
+    encode_steps,
+    encode_write,
+)
 from rbdfs.ceph.placement import Placement
 from rbdfs.errors import Corrupt, InvalidArgument, RbdfsError, WireError, from_result
 from rbdfs.rados.api import OnComplete, Outcome
-from rbdfs.rados.ops import HEAD, NO_SNAPS, Buffer, ListSnaps, PoolId, Read, ReadOp, Reply, Write, WriteOp
+from rbdfs.rados.ops import (
+    HEAD,
+    NO_SNAPS,
+    Buffer,
+    ListSnaps,
+    PoolId,
+    Read,
+    ReadOp,
+    Reply,
+    SetAllocHint,
+    Write,
+    WriteOp,
+)
 
 if TYPE_CHECKING:
     from rbdfs.ceph.session import OSDSession
@@ -31,6 +53,7 @@ _ORDERED_READ_FLAGS = int(ALWAYS | OpFlag.READ | OpFlag.RWORDERED)
 _WRITE_FLAGS = int(ALWAYS | OpFlag.WRITE)
 _READ_WRITE_FLAGS = int(ALWAYS | OpFlag.READ | OpFlag.WRITE)
 _NO_OUTPUT: tuple[Decoder | None, ...] = (None,)
+_NO_OUTPUTS: tuple[Decoder | None, ...] = (None, None)
 _THE_DATA: tuple[Decoder | None, ...] = (lambda output: output,)
 _WRITE = int(OpFlag.WRITE)
 _MAX_ERRNO = 4094
@@ -259,6 +282,9 @@ def _encode_op(tid: int, target: ObjectTarget, op: ReadOp | WriteOp, on_complete
         if len(steps) == 1 and type(steps[0]) is Write:
             ops = encode_write(steps[0].offset, len(steps[0].data))
             data, decoders = (steps[0].data,), _NO_OUTPUT
+        elif len(steps) == 2 and type(steps[0]) is SetAllocHint and type(steps[1]) is Write:
+            ops = encode_hinted_write(steps[0], steps[1].offset, len(steps[1].data))
+            data, decoders = (steps[1].data,), _NO_OUTPUTS
         else:
             ops, data, decoders = encode_steps(steps)
             decoders = (None,) * len(decoders)

@@ -9,7 +9,7 @@ Buffers in a step (`data`) belong to the store until the op is complete: they mu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any, NamedTuple, NewType
 
 Buffer = bytes | bytearray | memoryview
@@ -229,11 +229,27 @@ class CloneRange(NamedTuple):
     source_snap_id: SnapId = HEAD
 
 
+class AllocHint(IntFlag):
+    """What an object's owner will do with it; an OSD takes larger checksums where nothing is written twice."""
+
+    SEQUENTIAL_WRITE = 1
+    RANDOM_WRITE = 2
+    SEQUENTIAL_READ = 4
+    RANDOM_READ = 8
+    APPEND_ONLY = 16
+    IMMUTABLE = 32
+    SHORT_LIVED = 64
+    LONG_LIVED = 128
+    COMPRESSIBLE = 256
+    INCOMPRESSIBLE = 512
+
+
 class SetAllocHint(NamedTuple):
-    """Expected sizes in bytes; a hint, never fails."""
+    """Expected sizes in bytes, and what else is known; a hint, never fails."""
 
     object_size: int
     write_size: int
+    flags: AllocHint = AllocHint(0)
 
 
 class SetXattr(NamedTuple):

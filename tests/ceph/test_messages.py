@@ -36,11 +36,12 @@ from rbdfs.ceph.messages import (
 )
 from rbdfs.ceph.monmap import MonMap
 from rbdfs.ceph.op_message import OpFlag, decode_reply
-from rbdfs.ceph.osd_ops import OpCode, encode_steps
+from rbdfs.ceph.osd_ops import OpCode, encode_hinted_write, encode_read, encode_steps, encode_write
 from rbdfs.ceph.osdmap import OSDMap, PgId
 from rbdfs.errors import NotSupported, ProtocolError, WireError
 from rbdfs.rados.ops import (
     HEAD,
+    AllocHint,
     Append,
     CloneInfo,
     CloneRange,
@@ -66,6 +67,7 @@ from rbdfs.rados.ops import (
     SparseRead,
     Stat,
     Watcher,
+    Write,
 )
 
 VECTORS = {
@@ -289,6 +291,14 @@ def test_cut_outputs_are_refused(release: str, step: int) -> None:
 def test_a_step_that_no_osd_knows_is_refused() -> None:
     with pytest.raises(NotSupported):
         encode_steps([CloneRange(0, "other", 0, 1)])
+
+
+def test_short_ways_encode_as_the_tables_do() -> None:
+    hint = SetAllocHint(4 << 20, 64 << 10, AllocHint.SEQUENTIAL_READ | AllocHint.IMMUTABLE)
+    assert encode_read(3, 5) == encode_steps([Read(3, 5)]).ops
+    assert encode_write(3, 5) == encode_steps([Write(3, b"12345")]).ops
+    assert encode_hinted_write(hint, 3, 5) == encode_steps([hint, Write(3, b"12345")]).ops
+    assert encode_hinted_write(hint, 3, 5) != encode_steps([SetAllocHint(4 << 20, 64 << 10), Write(3, b"12345")]).ops
 
 
 class TestBackoffs:

@@ -6,6 +6,7 @@ from rbdfs.errors import Canceled, Exists, ExtentMismatch, InvalidArgument, NotF
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import (
+    AllocHint,
     Append,
     AssertExists,
     AssertVersion,
@@ -146,7 +147,9 @@ async def test_create_exclusive(ioctx: IoCtx) -> None:
 
 async def test_alloc_hint_never_fails(ioctx: IoCtx) -> None:
     await ioctx.operate("o", WriteOp([SetAllocHint(4 << 20, 4096), Write(0, b"x")]))
-    assert await content(ioctx, "o") == b"x"
+    flags = AllocHint.SEQUENTIAL_WRITE | AllocHint.APPEND_ONLY | AllocHint.INCOMPRESSIBLE
+    await ioctx.operate("o", WriteOp([SetAllocHint(4 << 20, 4096, flags), Write(1, b"y")]))
+    assert await content(ioctx, "o") == b"xy"
 
 
 async def test_object_larger_than_the_store_allows(ioctx: IoCtx) -> None:
