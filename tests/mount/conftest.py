@@ -5,18 +5,13 @@ the local engine does, `local_store`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ceph_cluster import selected_releases
+from ceph_cluster import CephCluster
 from mount.daemon import Daemon, mounted
-from mount.stores import LocalStore, Store, cluster_namespace
-
-STORES = [
-    "local",
-    *(pytest.param(name, id=f"ceph-{name}", marks=pytest.mark.cluster) for name in selected_releases()),
-]
+from mount.stores import STORES, LocalStore, Store, new_store
 
 
 @pytest.fixture(autouse=True)
@@ -32,13 +27,12 @@ def local_store(tmp_path: Path) -> LocalStore:
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, ceph_clusters: Callable[[str], CephCluster]
+) -> Iterator[Store]:
     """A store without images: a directory, or a namespace of a cluster."""
-    if request.param == "local":
-        yield request.getfixturevalue("local_store")
-    else:
-        with cluster_namespace(request.getfixturevalue("ceph_clusters")(request.param), tmp_path) as made:
-            yield made
+    with new_store(request.param, tmp_path, ceph_clusters) as made:
+        yield made
 
 
 @pytest.fixture

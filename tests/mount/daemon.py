@@ -19,6 +19,7 @@ from mount.stores import Store
 ROOT = Path(__file__).parent.parent.parent
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+_ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 _COMPLAINT = re.compile(r"^.*(WARNING|ERROR|CRITICAL|Traceback).*$", re.MULTILINE)
 
 
@@ -74,7 +75,17 @@ class Daemon:
         arguments = [part for option in options for part in ("-o", option)]
         with log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rbdfs", "mount", "-f", *arguments, self.store.pool, str(self.path)],
+                [
+                    *_ENDS_WITH_US,
+                    sys.executable,
+                    "-m",
+                    "rbdfs",
+                    "mount",
+                    "-f",
+                    *arguments,
+                    self.store.pool,
+                    str(self.path),
+                ],
                 cwd=ROOT,
                 env=self.environment,
                 stdout=log,

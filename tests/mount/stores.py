@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from uuid import uuid4
 
+import pytest
 import trio
-from ceph_cluster import POOL, CephCluster
+from ceph_cluster import POOL, CephCluster, selected_releases
 from mount.judge import Judge
 
 from rbdfs.cls.directory import NAMESPACES, remove_namespace
@@ -126,6 +127,22 @@ async def in_pool(store: Store, work: Callable[..., Awaitable[T]], *arguments: o
     with trio.fail_after(_SECONDS):  # a test's own time limit would end trio's loop, and that of later tests with it
         async with _opened(store) as ioctx:
             return await work(ioctx, *arguments)
+
+
+STORES = [
+    "local",
+    *(pytest.param(name, id=f"ceph-{name}", marks=pytest.mark.cluster) for name in selected_releases()),
+]
+
+
+@contextlib.contextmanager
+def new_store(kind: str, work: Path, ceph_clusters: Callable[[str], CephCluster]) -> Iterator[Store]:
+    """A store without images, of one of STORES: a directory, or a namespace of a cluster."""
+    if kind == "local":
+        yield LocalStore(work / "store")
+    else:
+        with cluster_namespace(ceph_clusters(kind), work) as store:
+            yield store
 
 
 @contextlib.contextmanager
