@@ -6,6 +6,7 @@ ends when the kernel says that the mount is gone, or when it was told to leave (
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,10 +64,13 @@ class Transport:
     async def _serve(
         self, attached: Attached, limits: Limits, is_single_lane: bool, on_mounted: Callable[[], Awaitable[None]]
     ) -> None:
-        device = Device(attached.fd, limits.max_write)
-        relay = Relay(device, self._notifier, limits)
-        lane = self._lane = DataLane(device, relay, self._handles, self._names, is_single=is_single_lane)
-        try:
+        with ExitStack() as stack:  # a device left open would keep whoever looks at the mount waiting for ever
+            device = Device(attached.fd, limits.max_write)
+            stack.callback(device.close)
+            relay = Relay(device, self._notifier, limits)
+            stack.callback(relay.close)
+            lane = self._lane = DataLane(device, relay, self._handles, self._names, is_single=is_single_lane)
+            stack.callback(self._forget_lane)
             pyfuse3.init(self._operations, relay.detach_device(), set())
             try:
                 async with trio.open_nursery() as nursery:
@@ -80,10 +84,9 @@ class Transport:
                     nursery.cancel_scope.cancel()
             finally:
                 pyfuse3.close(unmount=False)
-        finally:
-            self._lane = None
-            relay.close()
-            device.close()
+
+    def _forget_lane(self) -> None:
+        self._lane = None
 
     async def detach(self, mountpoint: Path) -> None:
         """Take the mount away; `serve` returns when the last file is closed."""
