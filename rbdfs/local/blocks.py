@@ -157,6 +157,14 @@ class Blocks:
             got += 1
         return start, got
 
+    def give_back(self, chunk: int) -> None:
+        """Have the next commit punch the free blocks of a chunk, whose first block this is, before they are used."""
+        for block in range(chunk, chunk + CHUNK):
+            if self.is_free(block):
+                self._free[block >> PAGE_BITS][(block & _PAGE_MASK) // CHUNK] -= 1
+                self._pending.add(block)
+                self._freed.append(block)
+
     def is_free(self, block: int) -> bool:
         """Whether the block may be handed out."""
         number = block >> PAGE_BITS

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from rbdfs.errors import RbdfsError, StoreFailure
-from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, Blocks
+from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, CHUNK, Blocks
 from rbdfs.local.draft import ColdBlock, near
 from rbdfs.local.extents import Piece, blocks_of, clip, pieces
 from rbdfs.local.journal import Journal
@@ -17,6 +17,7 @@ from rbdfs.local.media import Media
 from rbdfs.local.objects import State
 from rbdfs.local.offload import Offload
 from rbdfs.local.pools import Pool
+from rbdfs.local.preallocation import Preallocation
 from rbdfs.rados.api import OnComplete
 from rbdfs.rados.ops import Buffer, Read, Reply, SparseData, SparseRead, Write
 
@@ -28,9 +29,12 @@ _BLOCK_MASK = BLOCK_SIZE - 1
 class Direct:
     """Reads and writes of an engine's data file."""
 
-    def __init__(self, media: Media, blocks: Blocks, offload: Offload, journal: Journal) -> None:
+    def __init__(
+        self, media: Media, blocks: Blocks, preallocation: Preallocation, offload: Offload, journal: Journal
+    ) -> None:
         self._media = media
         self._blocks = blocks
+        self._preallocation = preallocation
         self._offload = offload
         self._journal = journal
         self._copy = bytearray(BLOCK_SIZE)  # a block on its way
@@ -143,7 +147,12 @@ class Direct:
                 raise ColdBlock(old)
             self._media.read(old << BLOCK_BITS, copy)
         copy[offset - start : end - start] = data
-        fresh, _ = self._blocks.allocate(index, 1, near(self._blocks, blocks, index))
+        place = head.copies + index % CHUNK
+        if not head.copies or not self._blocks.is_free(place):
+            place = near(self._blocks, blocks, index)
+        fresh, _ = self._blocks.allocate(index, 1, place)
+        head.copies = fresh - fresh % CHUNK
+        self._preallocation.copied(fresh)
         try:
             self._media.write(fresh << BLOCK_BITS, copy)
         except BaseException:

@@ -30,6 +30,7 @@ from rbdfs.local.objects import OBJECTS_KEPT, ObjectKey, State, StoredObject
 from rbdfs.local.offload import Offload
 from rbdfs.local.omap import Omap
 from rbdfs.local.pools import Families, Pool
+from rbdfs.local.preallocation import Preallocation
 from rbdfs.local.reserve import Reserve
 from rbdfs.local.watches import Watches
 from rbdfs.rados.api import OnComplete, Outcome
@@ -82,7 +83,8 @@ class Engine:
         self.extra = Batch()  # rows of the next batch that no object has
         self.watches = Watches()
         self.offload = Offload()
-        self._direct = Direct(media, self.blocks, self.offload, self.journal)
+        self.preallocation = Preallocation(media, self.blocks)
+        self._direct = Direct(media, self.blocks, self.preallocation, self.offload, self.journal)
         self._objects: dict[ObjectKey, StoredObject] = {}
         self._sweep_at = OBJECTS_KEPT
         self._waiting: set[StoredObject] = set()  # those whose ops wait
@@ -351,6 +353,8 @@ class Engine:
 
     def _take(self) -> Generation | None:
         """All metadata that has changed, as the next generation."""
+        if self.preallocation.expire():
+            self.journal.changed()  # for another look
         if not (self._dirty or self.dirty_pools or self.extra or self.blocks.is_dirty):
             return None
         batch, self.extra = self.extra, Batch()

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rbdfs.local.batch import Batch
     from rbdfs.local.database import Database
 
-_PUNCH_HOLE_KEEP_SIZE = 0x3  # linux/falloc.h: FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_KEEP_SIZE = 0x1  # linux/falloc.h: FALLOC_FL_KEEP_SIZE
+_PUNCH_HOLE_KEEP_SIZE = 0x3  # | FALLOC_FL_PUNCH_HOLE
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CANNOT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _ZEROES = bytes(1 << 20)
@@ -105,6 +106,18 @@ class Media:
             step = min(end - offset, len(_ZEROES))
             self.write(offset, memoryview(_ZEROES)[:step])
             offset += step
+
+    def set_aside(self, offset: int, length: int) -> None:
+        """Have the filesystem keep room for a range, whose holes still read as zeroes; only a wish."""
+        _libc.fallocate(self._fd, _KEEP_SIZE, offset, length)
+
+    def give_back(self, offset: int, length: int) -> None:
+        """Make a range, of which nothing is in use, a hole."""
+        if self._can_punch:
+            self.zero(offset, length)
+        else:
+            for start, size in self.data_ranges(offset, offset + length):
+                self.zero(start, size)
 
     def resize(self, size: int) -> None:
         """Make the file that long; what is added is a hole."""

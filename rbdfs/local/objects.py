@@ -35,12 +35,13 @@ class ObjectKey(NamedTuple):
 class State:
     """What an object is now or was once."""
 
-    __slots__ = ("blocks", "has_omap", "mtime", "omap", "omap_header", "size", "xattrs")
+    __slots__ = ("blocks", "copies", "has_omap", "mtime", "omap", "omap_header", "size", "xattrs")
 
     def __init__(self) -> None:
         self.size = 0
         self.mtime = 0
         self.blocks: array[int] = array("I")  # at an index the block of the data file, 0 for a hole
+        self.copies = 0  # first block of the chunk that the last copy went to; at 0 there is none
         self.xattrs: dict[str, bytes] = {}  # replaced, never changed
         self.omap_header = b""
         self.has_omap = False

@@ -136,6 +136,7 @@ async def close_engine(engine: Engine) -> None:
             await engine.offload.wait_idle()
             await engine.settle()
             engine.touch_all()
+            engine.preallocation.end()
             await engine.journal.flush()
             if engine.blocks.is_dirty:  # blocks whose readers had to be waited for
                 await engine.journal.flush()
@@ -152,8 +153,8 @@ def _punch_free_blocks(blocks: Blocks, media: Media) -> None:
     size = media.size
     for first, count in blocks.free_runs():
         start, end = first << BLOCK_BITS, min(first + count << BLOCK_BITS, size)
-        for offset, length in media.data_ranges(start, end):
-            media.zero(offset, length)
+        if start < end:
+            media.give_back(start, end - start)
     media.sync()
 
 
