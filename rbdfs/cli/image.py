@@ -24,6 +24,7 @@ from rbdfs.cli.output import Table, format_size, print_json, write
 from rbdfs.cli.progress import Progress
 from rbdfs.errors import InvalidArgument, NotEmpty, RbdfsError
 from rbdfs.image import directory
+from rbdfs.image.directory import Layout
 from rbdfs.image.features import DEFAULT_FEATURES, Feature, feature_names
 from rbdfs.image.header import Header, SnapInfo, read_header
 from rbdfs.image.image import open_image
@@ -65,9 +66,9 @@ def add_layout_options(parser: Parser) -> None:
     parser.add_argument("--data-pool", metavar="POOL", help="pool for the data; metadata stays in the image's own")
 
 
-def layout(arguments: Arguments) -> dict[str, int | str]:
-    """The keyword arguments of `directory.create` that the layout options mean."""
-    chosen: dict[str, int | str] = {}
+def layout(arguments: Arguments) -> Layout:
+    """What the layout options mean."""
+    chosen: Layout = {}
     order = arguments.order
     if arguments.object_size is not None:
         object_size = option_size("--object-size", arguments.object_size)
@@ -143,7 +144,7 @@ async def create_image(arguments: Arguments) -> None:
     chosen = layout(arguments)
     length = size(arguments)
     async with open_ioctx(arguments, spec) as ioctx:
-        await directory.create(ioctx, spec.image, length, **chosen)  # type: ignore[arg-type]  # by name, checked above
+        await directory.create(ioctx, spec.image, length, **chosen)
 
 
 async def rename_image(arguments: Arguments) -> None:

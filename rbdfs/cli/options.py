@@ -1,7 +1,7 @@
 """What the command lines of all commands share: how the store is named, how an image is named, how output looks."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from rbdfs.cli.output import parse_size
@@ -20,6 +20,36 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read arguments; options may stand between the others, where argparse would give up on optional ones."""
+        takes_the_rest = any(action.nargs in (argparse.PARSER, argparse.REMAINDER) for action in self._actions)
+        return super().parse_known_args(args if args is None or takes_the_rest else self._sorted(args), namespace)
+
+    def _sorted(self, words: Sequence[str]) -> list[str]:
+        """Options with their values first, then everything else, each in its order."""
+        options: list[str] = []
+        others: list[str] = []
+        remaining = iter(words)
+        for word in remaining:
+            if word == "--":
+                others += remaining
+            elif word.startswith("-") and word != "-":
+                options.append(word)
+                if self._needs_value(word) and (value := next(remaining, None)) is not None:
+                    options.append(value)
+            else:
+                others.append(word)
+        return [*options, "--", *others] if any(word.startswith("-") for word in others) else options + others
+
+    def _needs_value(self, word: str) -> bool:
+        """Whether the value of an option, or of the last one in `-lp`, is the next word."""
+        names = [word] if word.startswith("--") else [f"-{letter}" for letter in word[1:]]
+        for number, name in enumerate(names, 1):
+            action = self._option_string_actions.get(name)
+            if action is None or action.nargs != 0:
+                return action is not None and number == len(names)
+        return False
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where help is, and leave."""

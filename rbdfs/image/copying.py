@@ -24,7 +24,7 @@ async def copy(image: ImageCore, source: ImageCore, source_offset: int, offset: 
     """Copy within the size of both images, of which the target's lock is ours as far as we know."""
     await source.path.settle()
     shift = offset - source_offset
-    work = _share if _can_share(image, source) else _carry
+    work = _share if can_share(image, source) else _carry
     extents = await data_extents(source, source_offset, length)
     for start, size in _holes(extents, source_offset, length):
         await write_zeroes(image, start + shift, size)
@@ -78,7 +78,8 @@ async def _clone_into_object(image: ImageCore, source: ImageCore, source_offset:
     await image.path.operate(extent.number, WriteOp(steps, image.path.snapc))
 
 
-def _can_share(image: ImageCore, source: ImageCore) -> bool:
+def can_share(image: ImageCore, source: ImageCore) -> bool:
+    """Whether the store can let one image hold what the other one holds, without copying it."""
     data, other = image.path.data, source.path.data
     return (
         data.cluster is other.cluster

@@ -7,6 +7,7 @@ How an image is emptied before its name goes is in `removal.py`, and how it chan
 
 import secrets
 from contextlib import suppress
+from typing import TypedDict
 
 from rbdfs.cls import directory, object_map, rbd
 from rbdfs.cls.query import ask, change
@@ -28,6 +29,16 @@ DEFAULT_ORDER = 22
 _MIN_ORDER, _MAX_ORDER = 12, 25
 _PAGE = 1024
 _ID_LENGTH = 14  # RBD_MAX_IMAGE_ID_LENGTH
+
+
+class Layout(TypedDict, total=False):
+    """How a new image keeps its data; what is left out is as `create` has it."""
+
+    order: int
+    features: int
+    stripe_unit: int
+    stripe_count: int
+    data_pool: str
 
 
 async def list_images(ioctx: IoCtx) -> dict[str, str]:

@@ -167,8 +167,7 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> tuple[Header, ParentImageSp
         overlap,
         lock_info,
     ) = answers(name, _HEAD_QUERIES, reply.outputs)
-    if size.order > _MAX_ORDER:
-        raise Corrupt(f"{name}: object order {size.order}")
+    check_order(name, size.order)
     header = Header(
         image_id=image_id,
         object_prefix=prefix,
@@ -197,6 +196,12 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> tuple[Header, ParentImageSp
         ],
     )
     return header, parent
+
+
+def check_order(name: str, order: int) -> None:
+    """Corrupt where objects cannot be of that size."""
+    if order > _MAX_ORDER:
+        raise Corrupt(f"{name}: object order {order}")
 
 
 async def _read_rest(ioctx: IoCtx, header: Header, parent: ParentImageSpec) -> None:

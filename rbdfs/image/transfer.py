@@ -1,4 +1,4 @@
-"""Whole images in and out of files and streams, holes kept.
+"""Whole images in and out of files and streams, and into other images, holes kept.
 
 A hole is what the source says is one (SEEK_HOLE), and any run of zeroes in whole units of 4 KiB.
 """
@@ -9,14 +9,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import trio
 
 from rbdfs.errors import RbdfsError, from_result
 from rbdfs.image import directory
+from rbdfs.image.copying import can_share
+from rbdfs.image.directory import Layout
 from rbdfs.image.fanout import for_each, open_tasks
-from rbdfs.image.features import DEFAULT_FEATURES
+from rbdfs.image.features import Feature
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.rados.api import IoCtx
@@ -26,44 +28,70 @@ _UNIT = 4096  # rbd import --sparse-size
 _AT_ONCE = 8  # chunks in memory
 _ZERO_UNIT = bytes(_UNIT)
 
+# What a copy has by itself, or not at all (librbd: RBD_FEATURES_IMPLICIT_ENABLE).
+_NOT_COPIED = Feature.STRIPINGV2 | Feature.DATA_POOL | Feature.OPERATIONS | Feature.MIGRATING | Feature.NON_PRIMARY
+
 T = TypeVar("T")
 
 
 async def import_file(
-    ioctx: IoCtx,
-    source: Path | int,
-    name: str,
-    *,
-    order: int = directory.DEFAULT_ORDER,
-    features: int = DEFAULT_FEATURES,
-    stripe_unit: int = 0,
-    stripe_count: int = 0,
-    data_pool: str = "",
-    on_progress: OnProgress = quiet,
+    ioctx: IoCtx, source: Path | int, name: str, *, on_progress: OnProgress = quiet, **layout: Unpack[Layout]
 ) -> None:
     """Make an image of a file, a block device or (a descriptor) a stream; nothing is left of it if that fails."""
     async with _opened(source, os.O_RDONLY) as descriptor:
         size = _size_of(descriptor, source)
-        await directory.create(
-            ioctx,
-            name,
-            size or 0,
-            order=order,
-            features=features,
-            stripe_unit=stripe_unit,
-            stripe_count=stripe_count,
-            data_pool=data_pool,
-        )
-        try:
-            async with open_image(ioctx, name) as image:
-                if size is None:
-                    await _import_stream(image, descriptor, on_progress)
-                else:
-                    await _import_seekable(image, descriptor, size, on_progress)
-        except BaseException:
-            with trio.CancelScope(shield=True), suppress(RbdfsError):  # what went wrong first is what counts
-                await directory.remove(ioctx, name)
-            raise
+        async with _new_image(ioctx, name, size or 0, layout) as image:
+            if size is None:
+                await _import_stream(image, descriptor, on_progress)
+            else:
+                await _import_seekable(image, descriptor, size, on_progress)
+
+
+async def copy_image(
+    source: Image, ioctx: IoCtx, name: str, *, on_progress: OnProgress = quiet, **layout: Unpack[Layout]
+) -> None:
+    """Make an image of another one, or of the snapshot that is open: its data and its metadata.
+
+    It is laid out as the other one, but for what is asked for, and in the pool's own data pool. Where the store can,
+    they share what they hold until one of them is written. Nothing is left of it if that fails.
+    """
+    async with _new_image(ioctx, name, source.size, _layout_of(source) | layout) as image:
+        for key, value in (await source.metadata_list()).items():
+            await image.metadata_set(key, value)
+        size, done = source.size, 0
+
+        async def copy(extent: tuple[int, int]) -> None:
+            nonlocal done
+            offset, length = extent
+            if can_share(image, source):
+                await image.copy_range(source, offset, offset, length)
+            else:
+                await _write_data(image, offset, await source.read(offset, length))
+            done = max(done, offset + length)
+            on_progress(done, size)
+
+        await for_each(_chunks_of(await source.data_extents(0, size)), copy, at_once=_AT_ONCE)
+
+
+def _layout_of(image: Image) -> Layout:
+    header = image.header
+    layout: Layout = {"order": header.order, "features": header.features & ~_NOT_COPIED}
+    if header.features & Feature.STRIPINGV2:
+        layout |= {"stripe_unit": header.stripe_unit, "stripe_count": header.stripe_count}
+    return layout
+
+
+@asynccontextmanager
+async def _new_image(ioctx: IoCtx, name: str, size: int, layout: Layout) -> AsyncIterator[Image]:
+    """A new image, open; it is removed where the block fails."""
+    await directory.create(ioctx, name, size, **layout)
+    try:
+        async with open_image(ioctx, name) as image:
+            yield image
+    except BaseException:
+        with trio.CancelScope(shield=True), suppress(RbdfsError):  # what went wrong first is what counts
+            await directory.remove(ioctx, name)
+        raise
 
 
 async def _import_seekable(image: Image, descriptor: int, size: int, on_progress: OnProgress) -> None:

@@ -48,6 +48,28 @@ def test_store_may_be_named_before_the_command_or_behind_it() -> None:
     assert options.connect_flags(parse(["-c", "a.conf", "snap", "ls", "x", "--id", "me"])).id == "me"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--no-progress data/vm out",
+        "data/vm --no-progress out",
+        "data/vm out --no-progress",
+        "data/vm -vp other out --id=me",
+        "data/vm --id me -- out",
+        "-pother data/vm --id me out -v",
+    ],
+)
+def test_options_stand_anywhere(words: str) -> None:
+    arguments = parse(["export", *words.split()])
+    assert (arguments.source, arguments.path) == ("data/vm", "out")
+
+
+def test_what_comes_behind_two_dashes_is_no_option() -> None:
+    arguments = parse(["export", "data/vm", "--no-progress", "--", "-v"])
+    assert (arguments.path, hasattr(arguments, "verbose")) == ("-v", False)
+    assert parse(["export", "data/vm", "--no-progress", "-"]).path == "-"
+
+
 @pytest.mark.parametrize("argv", [["bogus"], ["ls", "--bogus"], ["snap", "bogus"], ["snap"], ["ls", "--form", "json"]])
 def test_unreadable_command_line_exits_with_1_as_rbd_does(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as leaving:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.cluster
 
 POOL = "parity"
 RELEASE = "16.2"
+_OF_ITS_OWN = ("name", "id", "block_name_prefix")
 Rbdfs = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -80,6 +81,7 @@ SHOWING = [
     f"snap ls {POOL}/vm",
     f"snap ls {POOL}/odd",
     f"image-meta ls {POOL}/vm",
+    *(f"lock ls {POOL}/{image}" for image in ("vm", "plain", "striped")),
     f"status {POOL}/vm",
     f"namespace ls {POOL}",
     f"du {POOL}/odd",
@@ -94,7 +96,13 @@ SHOWING = [
 
 
 JSON, PRETTY = " --format json", " --format json --pretty-format"
-INDENTED = {f"ls {POOL}", f"ls -l {POOL}", f"info {POOL}/child", f"du -p {POOL}"}  # once for each kind of structure
+INDENTED = {
+    f"ls {POOL}",
+    f"lock ls {POOL}/plain",
+    f"ls -l {POOL}",
+    f"info {POOL}/child",
+    f"du -p {POOL}",
+}  # once for each kind of structure
 
 
 CASES = [command + form for command in SHOWING for form in ("", JSON, PRETTY) if form != PRETTY or command in INDENTED]
@@ -145,6 +153,19 @@ FAILING = [
     f"snap rename {POOL}/vm@none {POOL}/vm@s3",
     f"image-meta get {POOL}/vm none",
     f"image-meta rm {POOL}/vm none",
+    f"lock ls {POOL}/none",
+    f"lock add {POOL}/plain",
+    f"lock add {POOL}/plain other",
+    f"lock add {POOL}/plain --shared tag other",
+    f"lock add {POOL}/striped --shared tug other",
+    f"lock rm {POOL}/plain somebody",
+    f"lock rm {POOL}/plain somebody nobody",
+    f"lock rm {POOL}/plain somebody client.1",
+    f"cp {POOL}/vm",
+    f"cp {POOL}/vm {POOL}/odd",
+    f"cp {POOL}/none {POOL}/x",
+    f"cp {POOL}/vm@none {POOL}/x",
+    f"cp {POOL}/vm {POOL}/x@y",
     f"import /nonexistent {POOL}/x",
     f"namespace create {POOL}/ns",
     f"namespace rm {POOL}/ns",
@@ -195,6 +216,33 @@ def test_image_of_theirs_is_an_image_of_ours(cluster: CephCluster, rbdfs: Rbdfs,
     cluster.rbd("export", f"{POOL}/vm", str(tmp_path / "theirs"))
     assert rbdfs("export", f"{POOL}/vm", str(tmp_path / "ours")).returncode == 0
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_a_lock_is_taken_and_taken_away_in_turns(cluster: CephCluster, rbdfs: Rbdfs) -> None:
+    for take, away in ((rbdfs, cluster.run), (cluster.run, rbdfs)):
+        words = [["rbd"] if tool == cluster.run else [] for tool in (take, away)]
+        for argv in (["lock", "add", f"{POOL}/tiny", "it", "--shared", "tag"], ["lock", "add", f"{POOL}/odd", "it"]):
+            take(*words[0], *argv)
+            (row,) = json.loads(cluster.rbd("lock", "ls", argv[2], "--format", "json"))
+            away(*words[1], "lock", "rm", argv[2], "it", row["locker"])
+            assert cluster.rbd("lock", "ls", argv[2]) == ""
+            assert row["address"] in cluster.ceph("osd", "blocklist", "ls")
+
+
+@pytest.mark.parametrize("source", ["vm", "vm@s1", "striped", "tiny"])
+def test_a_copy_is_that_of_rbd(cluster: CephCluster, rbdfs: Rbdfs, tmp_path: Path, source: str) -> None:
+    facts, data = [], []
+    for name, tool in (("cp-ours", rbdfs), ("cp-theirs", cluster.rbd)):
+        tool("cp", "--no-progress", f"{POOL}/{source}", f"{POOL}/{name}")
+        found = json.loads(cluster.rbd("info", f"{POOL}/{name}", "--format", "json"))
+        facts.append({key: found[key] for key in found if "timestamp" not in key and key not in _OF_ITS_OWN})
+        facts[-1]["du"] = json.loads(cluster.rbd("du", f"{POOL}/{name}", "--format", "json"))["images"][0]["used_size"]
+        facts[-1]["metadata"] = cluster.rbd("image-meta", "ls", f"{POOL}/{name}")
+        cluster.rbd("export", f"{POOL}/{name}", str(tmp_path / name))
+        data.append((tmp_path / name).read_bytes())
+        cluster.rbd("rm", f"{POOL}/{name}")
+    assert facts[0] == facts[1]
+    assert data[0] == data[1]
 
 
 def test_wrong_key_and_missing_conf_are_said(cluster: CephCluster, rbdfs: Rbdfs, tmp_path: Path) -> None:
