@@ -3,13 +3,14 @@
 A hole is what the source says is one (SEEK_HOLE), and any run of zeroes in whole units of 4 KiB.
 """
 
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import NamedTuple, TypeVar, Unpack
 
 import trio
 
@@ -34,17 +35,24 @@ _NOT_COPIED = Feature.STRIPINGV2 | Feature.DATA_POOL | Feature.OPERATIONS | Feat
 T = TypeVar("T")
 
 
+class _File(NamedTuple):
+    """A file or a stream that is open."""
+
+    descriptor: int
+    where: str  # for messages
+
+
 async def import_file(
     ioctx: IoCtx, source: Path | int, name: str, *, on_progress: OnProgress = quiet, **layout: Unpack[Layout]
 ) -> None:
     """Make an image of a file, a block device or (a descriptor) a stream; nothing is left of it if that fails."""
-    async with _opened(source, os.O_RDONLY) as descriptor:
-        size = _size_of(descriptor, source)
+    async with _opened(source, os.O_RDONLY) as file:
+        size = _size_of(file.descriptor, source)
         async with _new_image(ioctx, name, size or 0, layout) as image:
             if size is None:
-                await _import_stream(image, descriptor, on_progress)
+                await _import_stream(image, file, on_progress)
             else:
-                await _import_seekable(image, descriptor, size, on_progress)
+                await _import_seekable(image, file, size, on_progress)
 
 
 async def copy_image(
@@ -94,27 +102,27 @@ async def _new_image(ioctx: IoCtx, name: str, size: int, layout: Layout) -> Asyn
         raise
 
 
-async def _import_seekable(image: Image, descriptor: int, size: int, on_progress: OnProgress) -> None:
+async def _import_seekable(image: Image, file: _File, size: int, on_progress: OnProgress) -> None:
     done = 0
 
     async def copy(extent: tuple[int, int]) -> None:
         nonlocal done
         offset, length = extent
-        data = await _in_thread(os.pread, descriptor, length, offset)
+        data = await _in_thread(os.pread, file, length, offset)
         await _write_data(image, offset, data)
         done = max(done, offset + len(data))
         on_progress(done, size)
 
-    await for_each(_data_chunks(descriptor, size), copy, at_once=_AT_ONCE)
+    await for_each(_data_chunks(file.descriptor, size), copy, at_once=_AT_ONCE)
     on_progress(size, size)
 
 
-async def _import_stream(image: Image, descriptor: int, on_progress: OnProgress) -> None:
+async def _import_stream(image: Image, file: _File, on_progress: OnProgress) -> None:
     """The size is known at the end; until then the image is made twice as large whenever it gets too small."""
     position = 0
     async with open_tasks() as nursery:
         slots = trio.Semaphore(_AT_ONCE)
-        while data := await _in_thread(_read_full, descriptor, _CHUNK, is_stream=True):
+        while data := await _in_thread(_read_full, file, _CHUNK, is_stream=True):
             if position + len(data) > image.size:
                 await image.resize(max(2 * image.size, position + len(data)))
             await slots.acquire()
@@ -157,34 +165,34 @@ async def export_file(image: Image, target: Path | int, *, on_progress: OnProgre
 
     No file is left if that fails: one of the right size and with holes in it would look complete.
     """
-    async with _opened(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+    async with _opened(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
         size = image.size
         if isinstance(target, Path):
             try:
-                os.ftruncate(descriptor, size)
-                await _export_seekable(image, descriptor, size, on_progress)
+                await _in_thread(os.ftruncate, file, size)
+                await _export_seekable(image, file, size, on_progress)
             except BaseException:
                 os.unlink(target)
                 raise
         else:
-            await _export_stream(image, descriptor, size, on_progress)
+            await _export_stream(image, file, size, on_progress)
         on_progress(size, size)
 
 
-async def _export_seekable(image: Image, descriptor: int, size: int, on_progress: OnProgress) -> None:
+async def _export_seekable(image: Image, file: _File, size: int, on_progress: OnProgress) -> None:
     done = 0
 
     async def copy(extent: tuple[int, int]) -> None:
         nonlocal done
         offset, length = extent
-        await _in_thread(_write_full, descriptor, await image.read(offset, length), offset)
+        await _in_thread(_write_full, file, await image.read(offset, length), offset)
         done = max(done, offset + length)
         on_progress(done, size)
 
     await for_each(_chunks_of(await image.data_extents(0, size)), copy, at_once=_AT_ONCE)
 
 
-async def _export_stream(image: Image, descriptor: int, size: int, on_progress: OnProgress) -> None:
+async def _export_stream(image: Image, file: _File, size: int, on_progress: OnProgress) -> None:
     """In order, with the reads running ahead of the writes."""
     send, receive = trio.open_memory_channel[tuple[trio.Event, list[bytes]]](_AT_ONCE)
 
@@ -204,22 +212,22 @@ async def _export_stream(image: Image, descriptor: int, size: int, on_progress: 
         nursery.start_soon(read_ahead, nursery)
         async for ready, slot in receive:
             await ready.wait()
-            await _in_thread(_write_full, descriptor, slot[0], None, is_stream=True)
+            await _in_thread(_write_full, file, slot[0], None, is_stream=True)
             done += len(slot[0])
             on_progress(done, size)
 
 
 @asynccontextmanager
-async def _opened(place: Path | int, flags: int) -> AsyncIterator[int]:
+async def _opened(place: Path | int, flags: int) -> AsyncIterator[_File]:
     if isinstance(place, int):
-        yield place
+        yield _File(place, {0: "standard input", 1: "standard output"}.get(place, "stream"))
         return
     try:
         descriptor = os.open(place, flags | os.O_CLOEXEC, 0o644)
     except OSError as err:
         raise _local_error(err, str(place)) from err
     try:
-        yield descriptor
+        yield _File(descriptor, str(place))
     finally:
         os.close(descriptor)
 
@@ -277,13 +285,13 @@ def _write_full(descriptor: int, data: bytes, offset: int | None) -> None:
         view = view[written:]
 
 
-async def _in_thread(work: Callable[..., T], *arguments: object, is_stream: bool = False) -> T:
+async def _in_thread(work: Callable[..., T], file: _File, *arguments: object, is_stream: bool = False) -> T:
     """File I/O may wait for a disk: worth the hop. A stream may wait for ever, so whoever is interrupted leaves it."""
     try:
-        return await trio.to_thread.run_sync(partial(work, *arguments), abandon_on_cancel=is_stream)
+        return await trio.to_thread.run_sync(partial(work, file.descriptor, *arguments), abandon_on_cancel=is_stream)
     except OSError as err:
-        raise _local_error(err, os.strerror(err.errno or 0)) from err
+        raise _local_error(err, file.where) from err
 
 
-def _local_error(err: OSError, what: str) -> RbdfsError:
-    return from_result(-(err.errno or 5), what)
+def _local_error(err: OSError, where: str) -> RbdfsError:
+    return from_result(-(err.errno or errno.EIO), f"{where}: {err.strerror}")

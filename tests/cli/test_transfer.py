@@ -57,6 +57,17 @@ def test_existing_target_is_refused_and_stays(pool: Run, tmp_path: Path, sparse_
     assert (tmp_path / "there").read_text() == "mine"
 
 
+def test_what_is_wrong_with_a_file_is_said_with_its_name(pool: Run, tmp_path: Path) -> None:
+    pool("create", "data/vm", "-s", "1M")
+    (tmp_path / "there").touch()
+    for command, said in (
+        (("export", "data/vm", tmp_path / "none/x"), f"{tmp_path}/none/x: No such file or directory"),
+        (("export", "data/vm", tmp_path / "there"), f"{tmp_path}/there: File exists"),
+        (("import", tmp_path, "data/dir"), f"{tmp_path}: Is a directory"),
+    ):
+        assert said in pool(*command).err
+
+
 def test_missing_source_leaves_nothing(pool: Run, tmp_path: Path) -> None:
     missing = pool("import", tmp_path / "none", "data/vm")
     assert missing.code == 2
