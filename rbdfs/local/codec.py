@@ -70,7 +70,7 @@ def unpack(header: Buffer, payload: memoryview) -> list[Any]:
         fields: list[Any] = msgpack.unpackb(
             header, ext_hook=bulk, unicode_errors="surrogateescape", strict_map_key=False
         )
-    except (ValueError, struct.error, msgpack.UnpackException) as err:
+    except (ValueError, TypeError, struct.error, msgpack.UnpackException) as err:  # TypeError: a key that is a map
         raise ProtocolError(f"unreadable message: {err}") from err
     return fields
 
