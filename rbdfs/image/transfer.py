@@ -208,7 +208,7 @@ async def _export_stream(image: Image, file: _File, size: int, on_progress: OnPr
                 nursery.start_soon(read, offset, ready, slot)
 
     done = 0
-    async with open_tasks() as nursery, receive:
+    async with receive, open_tasks() as nursery:  # the reader ahead is stopped before its channel goes
         nursery.start_soon(read_ahead, nursery)
         async for ready, slot in receive:
             await ready.wait()

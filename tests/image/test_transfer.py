@@ -109,9 +109,10 @@ async def test_failed_export_leaves_no_file(pools: Pools, tmp_path: Path) -> Non
             assert not (tmp_path / "out").exists()
 
 
-async def test_export_to_a_full_disk_says_so(pools: Pools) -> None:
+@pytest.mark.parametrize("size", [MIB, 100 * MIB])  # with and without more to read ahead
+async def test_export_to_a_full_disk_says_so(pools: Pools, size: int) -> None:
     async with pools.client() as ioctx:
-        await directory.create(ioctx, "vm", MIB)
+        await directory.create(ioctx, "vm", size)
         async with open_image(ioctx, "vm") as image:
             await image.write(0, b"x" * MIB)
             with open("/dev/full", "wb", buffering=0) as full, pytest.raises(NoSpace):  # noqa: ASYNC230
