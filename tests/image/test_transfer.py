@@ -1,16 +1,19 @@
 """Whole images in and out of files and streams."""
 
+import errno
 import os
 import threading
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from image.conftest import MIB, Pools
 from image.faulty import FaultyIoCtx
 
-from rbdfs.errors import Exists, NoSpace, NotFound, StoreFailure
+from rbdfs.errors import Exists, NoSpace, NotFound, RbdfsError, StoreFailure
 from rbdfs.image import directory
+from rbdfs.image.fanout import open_tasks
 from rbdfs.image.image import open_image
 from rbdfs.image.transfer import export_file, import_file
 
@@ -109,10 +112,27 @@ async def test_failed_export_leaves_no_file(pools: Pools, tmp_path: Path) -> Non
             assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("size", [MIB, 100 * MIB])  # with and without more to read ahead
-async def test_export_to_a_full_disk_says_so(pools: Pools, size: int) -> None:
+async def test_export_ends_with_the_pipes_error_when_its_reader_leaves(pools: Pools) -> None:
     async with pools.client() as ioctx:
-        await directory.create(ioctx, "vm", size)
+        await directory.create(ioctx, "vm", 100 * MIB)
+        reading, writing = os.pipe()
+
+        async def leave() -> None:
+            await trio.testing.wait_all_tasks_blocked(0.1)  # the pipe is full, and so is what was read ahead
+            os.close(reading)
+
+        async with open_image(ioctx, "vm") as image:
+            with pytest.raises(RbdfsError) as caught:
+                async with open_tasks() as nursery:
+                    nursery.start_soon(leave)
+                    await export_file(image, writing)
+        os.close(writing)
+        assert caught.value.errno == errno.EPIPE
+
+
+async def test_export_to_a_full_disk_says_so(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", MIB)
         async with open_image(ioctx, "vm") as image:
             await image.write(0, b"x" * MIB)
             with open("/dev/full", "wb", buffering=0) as full, pytest.raises(NoSpace):  # noqa: ASYNC230
