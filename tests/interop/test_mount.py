@@ -42,7 +42,7 @@ def exported(ceph: CephCluster, spec: str) -> bytes:
 
 
 def remove(ceph: CephCluster, file: Path) -> None:
-    """Remove an image with its snapshots; through the mount, which may keep it open a little longer."""
+    """Remove an image with its snapshots, through the mount."""
     ceph.rbd("snap", "purge", "--no-progress", f"data/{file.name}")
     file.unlink()
     assert file.name not in ceph.rbd("ls", "data").split()
