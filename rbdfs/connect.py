@@ -66,7 +66,8 @@ class CephAddress:
     flags: ConnectFlags
 
     def __str__(self) -> str:
-        return f"Ceph cluster of {self.flags.conf or self.flags.mon_host or 'its usual ceph.conf'}"
+        named = self.flags.conf or self.flags.mon_host or os.environ.get("CEPH_CONF")
+        return f"Ceph cluster of {named or 'its usual ceph.conf'}"
 
 
 Address = StoreAddress | CephAddress

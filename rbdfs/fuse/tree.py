@@ -14,7 +14,7 @@ import fnmatch
 import stat
 import time
 
-from rbdfs.errors import Gone, InvalidArgument, NotFound, PermissionDenied, ReadOnly
+from rbdfs.errors import Gone, InvalidArgument, NotFound, NotSupported, PermissionDenied, ReadOnly
 from rbdfs.fuse import attributes
 from rbdfs.fuse.attributes import MODE_KEY, MTIME_KEY, OWNER_KEY, FileAttributes, Kept
 from rbdfs.fuse.file_names import SNAP_DIRECTORY, why_no_file_name, why_no_image_file_name
@@ -24,10 +24,9 @@ from rbdfs.fuse.open_images import ImageFile, OpenImages
 from rbdfs.fuse.options import MountOptions
 from rbdfs.image import directory, snapshots
 from rbdfs.image.changes import ImageChange
-from rbdfs.image.header import Header, SnapInfo
+from rbdfs.image.header import Header, SnapInfo, read_header
 from rbdfs.image.lookup import lookup
 from rbdfs.image.metadata import list_metadata
-from rbdfs.image.outline import read_outline
 from rbdfs.image.usage import occupied_bytes
 from rbdfs.rados.api import IoCtx, PoolUsage
 
@@ -117,14 +116,18 @@ class Tree:
                 return await self._attributes_of_open(inode, file)
         # An image that is not open is not opened for this: a listing has thousands of them.
         try:
-            header, metadata = await read_outline(self._ioctx, inode.image_id)
+            header = await read_header(self._ioctx, inode.image_id)
         except NotFound as err:
             raise Gone(f"{inode}: has been removed") from err
+        kept = Kept.from_metadata(await list_metadata(self._ioctx, inode.image_id))
         allocated = await occupied_bytes(self._ioctx, header)
         if allocated is None:
-            async with self.images.using(inode) as file:
-                allocated = await file.allocated_bytes()
-        return self._make_attributes(inode, header, None, Kept.from_metadata(metadata), header.size, allocated)
+            try:
+                async with self.images.using(inode) as file:
+                    allocated = await file.allocated_bytes()
+            except NotSupported:  # it can be listed, if not opened; a tar that saw 0 would take it for one hole
+                allocated = header.size
+        return self._make_attributes(inode, header, None, kept, header.size, allocated)
 
     async def _attributes_of_open(self, inode: Inode, file: ImageFile) -> FileAttributes:
         image = file.image

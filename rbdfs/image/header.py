@@ -167,7 +167,8 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> tuple[Header, ParentImageSp
         overlap,
         lock_info,
     ) = answers(name, _HEAD_QUERIES, reply.outputs)
-    check_order(name, size.order)
+    if size.order > _MAX_ORDER:
+        raise Corrupt(f"{name}: object order {size.order}")
     header = Header(
         image_id=image_id,
         object_prefix=prefix,
@@ -196,12 +197,6 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> tuple[Header, ParentImageSp
         ],
     )
     return header, parent
-
-
-def check_order(name: str, order: int) -> None:
-    """Corrupt where objects cannot be of that size."""
-    if order > _MAX_ORDER:
-        raise Corrupt(f"{name}: object order {order}")
 
 
 async def _read_rest(ioctx: IoCtx, header: Header, parent: ParentImageSpec) -> None:

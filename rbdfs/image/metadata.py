@@ -1,7 +1,5 @@
 """The key-value pairs that users attach to an image (`rbd image-meta`)."""
 
-from collections.abc import Mapping
-
 from rbdfs.cls import rbd
 from rbdfs.cls.query import ask
 from rbdfs.errors import NotFound
@@ -19,14 +17,9 @@ async def list_metadata(ioctx: IoCtx, image_id: str) -> dict[str, str]:
     result: dict[str, str] = {}
     while True:
         page = await ask(ioctx, name, rbd.list_metadata(next(reversed(result), ""), _PAGE))
-        result |= decode_pairs(page)
+        result |= {key: str(value, "utf-8", "surrogateescape") for key, value in page.items()}
         if len(page) < _PAGE:
             return result
-
-
-def decode_pairs(stored: Mapping[str, bytes]) -> dict[str, str]:
-    """Pairs as text, whatever bytes somebody stored."""
-    return {key: str(value, "utf-8", "surrogateescape") for key, value in stored.items()}
 
 
 async def list_pairs(image: ImageCore) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The mount on a cluster, beside `rbd` and QEMU's rbd driver: each reads what the others wrote, sees what they did."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -135,3 +136,23 @@ def test_used_space_is_what_rbd_counts(ceph_cluster: CephCluster, daemon: Daemon
     soon(lambda: file.stat().st_blocks * 512 == 5 * MIB)
     assert ceph_cluster.rbd("du", "data/used").split()[-5:] == ["used", "41", "MiB", "5", "MiB"]
     remove(ceph_cluster, file)
+
+
+def test_a_clone_is_listed_and_refused_by_name(ceph_cluster: CephCluster, daemon: Daemon) -> None:
+    """Whether or not it has an object map that would say what it occupies."""
+    parent = "data/parent@s"
+    ceph_cluster.rbd("create", "--size", "8M", "data/parent")
+    ceph_cluster.rbd("snap", "create", "--no-progress", parent)
+    ceph_cluster.rbd("snap", "protect", parent)
+    clones = {"plain-clone": "layering", "full-clone": "layering,exclusive-lock,object-map,fast-diff"}
+    for name, features in clones.items():
+        ceph_cluster.rbd("clone", "--image-feature", features, parent, f"data/{name}")
+    soon(lambda: set(clones) < set(os.listdir(daemon.path)))
+    listing = sh("ls", "-l", daemon.path)
+    for name in clones:
+        assert re.search(rf"^-rw-------.* {8 * MIB} .* {name}$", listing, re.MULTILINE)
+        with pytest.raises(OSError, match="not supported"):
+            (daemon.path / name).open("rb")
+        ceph_cluster.rbd("rm", "--no-progress", f"data/{name}")
+    ceph_cluster.rbd("snap", "unprotect", parent)
+    remove(ceph_cluster, daemon.path / "parent")
