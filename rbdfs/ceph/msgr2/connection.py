@@ -43,7 +43,7 @@ _KEEPALIVE_SIZE = 8
 _LEND = 32 << 10  # data from this size on is not copied out of the receive buffer
 _BURST = 4 << 20  # received without letting other tasks run
 _PIECE = 256 << 10  # of a large message that is worth waking up for
-_AT_ONCE = 128 << 10  # a message with so much data does not wait for the end of the turn
+_AT_ONCE = 128 << 10  # a message with so large a buffer does not wait for the end of the turn
 _MAX_BUFFERS = 1024  # IOV_MAX
 _NO_FRONT = memoryview(b"")
 
@@ -141,8 +141,7 @@ class Connection:
             return
         self._out_seq += 1
         header = _HEADER.pack(self._out_seq, tid, kind, priority, version, 0, 0, self._in_seq, 0, compat, 0)
-        buffers = self._codec.encode_message(header, front, data)
-        self._enqueue(buffers, at_once=bool(data) and sum(map(len, data)) >= _AT_ONCE)
+        self._enqueue(self._codec.encode_message(header, front, data))
 
     def close(self) -> None:
         """End the connection at once."""
@@ -172,7 +171,8 @@ class Connection:
 
     # sending
 
-    def _enqueue(self, buffers: Sequence[Buffer], *, at_once: bool = False) -> None:
+    def _enqueue(self, buffers: Sequence[Buffer]) -> None:
+        at_once = len(buffers) > 1 and max(map(len, buffers)) >= _AT_ONCE
         if not (at_once or self._queue or self._is_stuck):
             self._outbox.add(self)
         self._queue += buffers
