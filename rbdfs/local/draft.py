@@ -305,6 +305,15 @@ class Draft:
         for block in self._acquired:
             self._give_back(block)
         self._acquired, self._released = [], []
+        if self.in_place and self.wrote_data and self.base is not None:
+            self._zero_tail(self.base)
+
+    def _zero_tail(self, base: State) -> None:
+        """Zero what writing in place has left behind the end of the object."""
+        block = extents.block_at(base.blocks, base.size >> BLOCK_BITS)
+        within = base.size % BLOCK_SIZE
+        if block and within and self._ledger.is_exclusive(block):
+            self._media.zero((block << BLOCK_BITS) + within, BLOCK_SIZE - within)
 
     def settle(self) -> None:
         """The draft is what the object is now: what the base alone referred to is given back."""

@@ -1,6 +1,7 @@
 """A filesystem without room: the writer is told, nothing is lost, and it goes on once there is room."""
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from rbdfs.local.check import check_files
 from rbdfs.local.cluster import open_store
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
-from rbdfs.rados.ops import SnapContext
+from rbdfs.rados.ops import SnapContext, Truncate, WriteOp
 
 MIB = 1 << 20
 
@@ -117,3 +118,18 @@ async def test_copy_for_a_snapshot_without_room(small_disk: Path) -> None:
             assert await calls.read(ioctx, f"big.{number:03}", 0, 0, snap) == old
             assert await calls.read(ioctx, f"big.{number:03}", 0, 0) == (b"#" * MIB if number < written else old)
     assert (await check_files(small_disk / "store")).findings == []
+
+
+async def test_growing_in_place_without_room_leaves_nothing_behind_the_end(small_disk: Path) -> None:
+    async with open_store(small_disk / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "small", 0, b"o" * 4096)
+        await ioctx.flush()
+        room = os.statvfs(small_disk)
+        (small_disk / "filler").write_bytes(bytes(room.f_bavail * room.f_frsize - 20480))
+        with pytest.raises(NoSpace):
+            await calls.write(ioctx, "small", 4096, b"n" * 61440)
+        (small_disk / "filler").unlink()
+        await ioctx.operate("small", WriteOp([Truncate(65536)]))
+        assert await calls.read(ioctx, "small", 0, 0) == b"o" * 4096 + bytes(61440)
