@@ -155,7 +155,7 @@ def touch_memory(mebibytes: int) -> None:
 
 def after_snapshot(target: Target, size: int) -> tuple[float, float]:
     """Random writes per second before and just after a snapshot: as many writes, of the same blocks, each time."""
-    touch_memory(size)
+    touch_memory(4 * size)
     writes = ("--rw=randwrite", "--bs=4k", "--direct=1", "--ioengine=libaio", "--iodepth=16")
     writes += (f"--io_size={size // 16}m", "--randseed=7")
     before = fio(target.path, size, *writes)["write"]["iops"]
