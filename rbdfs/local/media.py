@@ -26,7 +26,6 @@ _ZEROES = bytes(1 << 20)
 # What one call writes may become one folio of the page cache, and ext4 walks over all blocks of a folio for every small
 # write into it later: 9 to 22 us for 4 KiB in a folio of 1 MiB, 3 us in one of 64 KiB (Linux 6.18).
 _WRITE_STEP = 64 << 10
-_OVERWRITE_STEP = 256 << 10  # what is overwritten is mostly in memory, in folios that stay as they are
 
 _PLENTY = 256  # times what is set aside
 
@@ -80,10 +79,10 @@ class Media:
         except OSError as err:
             raise self._failure("read", err) from err
 
-    def write(self, offset: int, data: Buffer, step: int = _WRITE_STEP) -> None:
-        """Put bytes into the page cache, so many at a time."""
+    def write(self, offset: int, data: Buffer) -> None:
+        """Put bytes into the page cache."""
         try:
-            if len(data) <= step:
+            if len(data) <= _WRITE_STEP:
                 done = os.pwrite(self._fd, data, offset)
                 if done == len(data):
                     return
@@ -91,13 +90,9 @@ class Media:
                 done = 0
             view = memoryview(data)
             while done < len(view):
-                done += os.pwrite(self._fd, view[done : done + step], offset + done)
+                done += os.pwrite(self._fd, view[done : done + _WRITE_STEP], offset + done)
         except OSError as err:
             raise self._failure("write", err) from err
-
-    def overwrite(self, offset: int, data: Buffer) -> None:
-        """Put bytes where bytes were before, in a thread, which waits for its turn after each call."""
-        self.write(offset, data, _OVERWRITE_STEP)
 
     def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeroes and give its room back, where the filesystem can; else write zeroes."""

@@ -25,10 +25,10 @@ class CutMedia(Media):
         self._synced_size = self.size
         self._versions: dict[int, list[bytes]] = {}  # per sector changed since the last sync: what it was, oldest first
 
-    def write(self, offset: int, data: Buffer, step: int = 1 << 16) -> None:
+    def write(self, offset: int, data: Buffer) -> None:
         self._call()
         self._remember(offset, len(data))
-        super().write(offset, data, step)
+        super().write(offset, data)
 
     def zero(self, offset: int, length: int) -> None:
         self._call()
