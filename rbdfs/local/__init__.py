@@ -7,7 +7,7 @@ server, link, codec     over the owner's socket
 engine              carries out ops: `direct` where bytes are read or overwritten, `steps` on a `draft` otherwise,
 methods, classes/       class methods among them
 objects, omap, extents, snapshots, pools        what an object is, and what is counted
-blocks, media, reserve      the data file: who refers to which block; reading and writing it
+blocks, media, reserve, preallocation   the data file: who refers to which block; reading and writing it; room in it
 journal, batch, database    when changes become durable, and how they are stored
 watches, housekeeping, offload      watch and notify; trimming, pools, fencing; threads for cold reads
 check               verifying all of it

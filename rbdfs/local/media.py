@@ -26,7 +26,6 @@ _ZEROES = bytes(1 << 20)
 # What one call writes may become one folio of the page cache, and ext4 walks over all blocks of a folio for every small
 # write into it later: 9 to 22 us for 4 KiB in a folio of 1 MiB, 3 us in one of 64 KiB (Linux 6.18).
 _WRITE_STEP = 64 << 10
-
 _PLENTY = 256  # times what is set aside
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -110,10 +109,10 @@ class Media:
             offset += step
 
     def set_aside(self, offset: int, length: int) -> None:
-        """Have the filesystem keep room for a range, whose holes still read as zeroes, where it has plenty."""
+        """Have the filesystem keep room for a range, whose holes still read as zeroes, if it can and has plenty."""
         room = os.fstatvfs(self._fd)
-        if room.f_bavail * room.f_frsize >= _PLENTY * length:
-            _libc.fallocate(self._fd, _KEEP_SIZE, offset, length)
+        if self._can_punch and room.f_bavail * room.f_frsize >= _PLENTY * length:
+            _libc.fallocate(self._fd, _KEEP_SIZE, offset, length)  # a failure costs time, nothing else
 
     def give_back(self, offset: int, length: int) -> None:
         """Make a range, of which nothing is in use, a hole."""

@@ -42,13 +42,14 @@ class Preallocation:
         now = time.monotonic()
         if now - self._looked >= IDLE:
             self._looked = now
-            for chunk in self._kept - self._used:
-                self._blocks.give_back(chunk * CHUNK)
-            self._kept, self._used, self._begun = self._used, set(), set()
+            self._keep(self._used)
         return bool(self._kept)
 
     def end(self) -> None:
         """Give everything back, with the commit that follows."""
-        for chunk in self._kept:
+        self._keep(set())
+
+    def _keep(self, chunks: set[int]) -> None:
+        for chunk in self._kept - chunks:
             self._blocks.give_back(chunk * CHUNK)
-        self._kept, self._used, self._begun = set(), set(), set()
+        self._kept, self._used, self._begun = chunks, set(), set()
