@@ -9,6 +9,6 @@ methods, classes/       class methods among them
 objects, omap, extents, snapshots, pools        what an object is, and what is counted
 blocks, media, reserve, preallocation   the data file: who refers to which block; reading and writing it; room in it
 journal, batch, database    when changes become durable, and how they are stored
-watches, housekeeping, offload      watch and notify; trimming, pools, fencing; threads for cold reads
+watches, housekeeping, offload      watch and notify; trimming, pools, fencing; threads for cold reads, large writes
 check               verifying all of it
 """

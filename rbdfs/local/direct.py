@@ -1,12 +1,12 @@
 """The ops that need no draft: reading, and writing where bytes are already. What is fast is fast here.
 
 A read is answered from the page cache, without leaving the event loop, or by a thread; the blocks that a thread reads
-are pinned meanwhile, so that later ops leave them as they are. A write goes to blocks that are the object's alone; one
-that falls into a single block that is not is answered by copying that block.
+are pinned meanwhile, so that later ops leave them as they are. A write goes to blocks that are the object's alone, here
+or in a thread; one that falls into a single block that is not is answered by copying that block.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rbdfs.errors import RbdfsError, StoreFailure
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, CHUNK, Blocks
@@ -30,12 +30,12 @@ class Direct:
     """Reads and writes of an engine's data file."""
 
     def __init__(
-        self, media: Media, blocks: Blocks, preallocation: Preallocation, offload: Offload, journal: Journal
+        self, media: Media, blocks: Blocks, preallocation: Preallocation, readers: Offload, journal: Journal
     ) -> None:
         self._media = media
         self._blocks = blocks
         self._preallocation = preallocation
-        self._offload = offload
+        self._readers = readers
         self._journal = journal
         self._copy = bytearray(BLOCK_SIZE)  # a block on its way
 
@@ -97,12 +97,9 @@ class Direct:
 
         def done(error: Exception | None) -> None:
             self._blocks.unpin(used)
-            if error is not None and not isinstance(error, RbdfsError):
-                log.error("read in a thread", exc_info=error)
-                error = StoreFailure(f"read: {error}")
-            on_complete(error or reply)
+            on_complete(_known(error, "read") or reply)
 
-        self._offload.submit(work, done)
+        self._readers.submit(work, done)
 
     def overwrite(self, head: State, step: Write) -> bool:
         """Write where every block is there and exclusive; False, and nothing done, where that is not so."""
@@ -110,23 +107,54 @@ class Direct:
         length = len(data)
         end = offset + length
         blocks = head.blocks
-        first, last = offset >> BLOCK_BITS, (end - 1) >> BLOCK_BITS
-        if end > head.size or not length or last >= len(blocks):
+        first = offset >> BLOCK_BITS
+        if end > head.size or not length or first >= len(blocks):
             return False
         block = blocks[first]
         if not block or not self._blocks.is_exclusive(block):
             return False
-        if first != last:
-            for index in range(first + 1, last + 1):
-                if not blocks[index] or not self._blocks.is_exclusive(blocks[index]):
-                    return False
-        self._journal.data_dirty = True
-        if first == last:
+        if first == (end - 1) >> BLOCK_BITS:
+            self._journal.data_dirty = True
             self._media.write(block << BLOCK_BITS | offset & _BLOCK_MASK, data)
-        else:
+            return True
+        if not self._are_exclusive(head, offset, end):
+            return False
+        self._journal.data_dirty = True
+        view = memoryview(data).cast("B")
+        for at, size, file_offset in pieces(blocks, offset, end):
+            self._media.write(file_offset, view[at - offset : at - offset + size])
+        return True
+
+    def overwrite_in_thread(
+        self, head: State, step: Write, writer: Offload, on_done: Callable[[RbdfsError | None], None]
+    ) -> bool:
+        """As `overwrite`, in a thread; until `on_done` nobody may change which blocks the head has."""
+        offset, data = step
+        end = offset + len(data)
+        if end > head.size or not len(data) or not self._are_exclusive(head, offset, end):
+            return False
+        plan = pieces(head.blocks, offset, end)
+
+        def done(error: Exception | None) -> None:
+            self._journal.data_dirty = True  # only now: a sync that ran meanwhile may not have seen all of it
+            on_done(_known(error, "write"))
+
+        def work() -> None:
             view = memoryview(data).cast("B")
-            for at, size, file_offset in pieces(blocks, offset, end):
-                self._media.write(file_offset, view[at - offset : at - offset + size])
+            for at, size, file_offset in plan:
+                self._media.overwrite(file_offset, view[at - offset : at - offset + size])
+
+        writer.submit(work, done)
+        return True
+
+    def _are_exclusive(self, head: State, offset: int, end: int) -> bool:
+        blocks = head.blocks
+        first, last = offset >> BLOCK_BITS, (end - 1) >> BLOCK_BITS
+        if last >= len(blocks):
+            return False
+        for index in range(first, last + 1):
+            if not blocks[index] or not self._blocks.is_exclusive(blocks[index]):
+                return False
         return True
 
     def copy_and_write(self, pool: Pool, head: State, step: Write, *, patient: bool) -> bool:
@@ -164,3 +192,11 @@ class Direct:
         if not self._blocks.release(old):
             pool.used += 1
         return True
+
+
+def _known(error: Exception | None, act: str) -> RbdfsError | None:
+    """What a thread failed with, as an error of the store."""
+    if error is None or isinstance(error, RbdfsError):
+        return error
+    log.error("%s in a thread", act, exc_info=error)
+    return StoreFailure(f"{act}: {error}")

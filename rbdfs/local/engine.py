@@ -1,8 +1,9 @@
 """The owner's engine: carries out ops on the objects of one store, in the trio thread, one after the other.
 
-An op runs from its first step to its reply without an await, which is what makes it atomic and ordered. Only a read
-that the page cache cannot answer goes to a thread; the blocks it reads stay as they are until it is done, whatever
-later ops do. What ops change is in memory first (`objects`, `blocks`), and durable with the next commit (`journal`).
+An op runs from its first step to its reply without an await, which is what makes it atomic and ordered. Two kinds may
+go to a thread: a read that the page cache cannot answer, and then the blocks that it reads stay as they are until it is
+done, whatever later ops do; and large overwrites that come side by side, and then what else comes for their object
+waits. What ops change is in memory first (`objects`, `blocks`), and durable with the next commit (`journal`).
 
 The ops that matter, one read and one write of bytes that are there, have a path of their own (`direct`); every other
 op is a draft (`draft`, `steps`).
@@ -41,6 +42,11 @@ log = logging.getLogger(__name__)
 _DIRTY_OBJECTS = 4096  # commit early: what waits stays in memory, and the batch is made in one go (about 10 ms)
 _UNSETTLED_BLOCKS = 1 << 16
 _BLOCK_MASK = BLOCK_SIZE - 1
+_READERS = 16  # threads: as deep as a queue usually gets
+# Bytes: while the thread writes that many, the next ones are read from the kernel, or from a socket. One of `_PROBE`
+# such writes goes there even if it is alone, which costs it the way there and back, a tenth of its time.
+_LARGE = 512 << 10
+_PROBE = 16
 _INLINE = 1 << 16  # bytes; a fresh buffer this small is cheaper zeroed than sliced
 
 
@@ -82,9 +88,11 @@ class Engine:
         self.dirty_pools: set[Pool] = set()
         self.extra = Batch()  # rows of the next batch that no object has
         self.watches = Watches()
-        self.offload = Offload()
+        self.readers = Offload("rbdfs-read", _READERS)
+        self.writer = Offload("rbdfs-write", 1)
+        self._large_writes = 0
         self.preallocation = Preallocation(media, self.blocks)
-        self._direct = Direct(media, self.blocks, self.preallocation, self.offload, self.journal)
+        self._direct = Direct(media, self.blocks, self.preallocation, self.readers, self.journal)
         self._objects: dict[ObjectKey, StoredObject] = {}
         self._sweep_at = OBJECTS_KEPT
         self._waiting: set[StoredObject] = set()  # those whose ops wait
@@ -110,12 +118,12 @@ class Engine:
             on_complete(err)
             return
         obj.used = True
-        if obj.waiting is not None:
-            obj.waiting.append(partial(self._carry_out, client, pool, obj, op, on_complete))
-        elif (cold := self._carry_out(client, pool, obj, op, on_complete)) is not None:
-            obj.waiting = deque([partial(self._carry_out, client, pool, obj, op, on_complete)])
-            self._waiting.add(obj)
-            self._warm_up(obj, cold)
+        if obj.waiting is None and not obj.writing:
+            if (cold := self._carry_out(client, pool, obj, op, on_complete)) is not None:
+                self._wait(obj, partial(self._carry_out, client, pool, obj, op, on_complete))
+                self._warm_up(obj, cold)
+        elif obj.waiting is not None or not self._follow(obj, op, on_complete):
+            self._wait(obj, partial(self._carry_out, client, pool, obj, op, on_complete))
 
     def _carry_out(
         self,
@@ -135,7 +143,9 @@ class Engine:
                 if outcome is None:
                     return None
             else:
-                outcome = self._run_write(client, pool, obj, op, patient)  # type: ignore[arg-type]
+                outcome = self._run_write(client, pool, obj, op, patient, on_complete)  # type: ignore[arg-type]
+                if outcome is None:
+                    return None
         except RbdfsError as err:
             outcome = err
         except ColdBlock as cold:
@@ -146,7 +156,13 @@ class Engine:
         on_complete(outcome)
         return None
 
-    # Objects whose ops wait for a block to come from the disk.
+    # Objects whose ops wait: for a block to come from the disk, or for the thread that writes.
+
+    def _wait(self, obj: StoredObject, job: Callable[..., int | None]) -> None:
+        if obj.waiting is None:
+            obj.waiting = deque()
+        obj.waiting.append(job)
+        self._waiting.add(obj)
 
     def _warm_up(self, obj: StoredObject, block: int) -> None:
         """Have a thread bring a block into the page cache, then go on with the ops on the object, in order."""
@@ -159,7 +175,7 @@ class Engine:
             self.blocks.unpin([block])
             self._go_on(obj)  # after an error, too: the op meets it itself
 
-        self.offload.submit(work, done)
+        self.readers.submit(work, done)
 
     def _go_on(self, obj: StoredObject) -> None:
         waiting, patient = obj.waiting, True
@@ -169,6 +185,9 @@ class Engine:
                 self._warm_up(obj, cold)
                 return
             waiting.popleft()
+            if obj.writing:  # its report goes on
+                obj.waiting = waiting or None
+                return
             patient = False
         obj.waiting = None
         self._waiting.discard(obj)
@@ -176,10 +195,41 @@ class Engine:
     async def settle(self) -> None:
         """Wait until the ops that wait now are done."""
         for obj in list(self._waiting):
-            if obj.waiting is not None:
+            if obj.waiting is not None or obj.writing:
                 reached = trio.Event()
-                obj.waiting.append(partial(_reach, reached))
+                self._wait(obj, partial(_reach, reached))
                 await reached.wait()
+
+    # Overwrites in a thread. It does them in order, so more of them may follow on the same object; all else waits.
+
+    def _is_worth_a_thread(self) -> bool:
+        """Whether a large write may find others at its side; now and then one is sent ahead to see."""
+        self._large_writes += 1
+        return self.writer.is_busy or self._large_writes % _PROBE == 0
+
+    def _follow(self, obj: StoredObject, op: ReadOp | WriteOp, on_complete: OnComplete) -> bool:
+        """Have an op on an object that the thread writes to done there, too; False where it must wait."""
+        return type(op) is WriteOp and self.journal.failure is None and self._write_in_thread(obj, op, on_complete)
+
+    def _write_in_thread(self, obj: StoredObject, op: WriteOp, on_complete: OnComplete) -> bool:
+        """Overwrite in the thread; False, and nothing done, where the op is something else."""
+        head, step = obj.head, op.steps[0]
+        if len(op.steps) > 1 or type(step) is not Write or head is None or op.snapc.seq > obj.snap_seq:
+            return False
+
+        def done(error: RbdfsError | None) -> None:
+            obj.writing -= 1
+            if error is None:
+                self._touch(obj, head)
+            on_complete(error or Reply([None], obj.version))
+            if not obj.writing:
+                self._go_on(obj)
+
+        if not self._direct.overwrite_in_thread(head, step, self.writer, done):
+            return False
+        obj.writing += 1
+        self._waiting.add(obj)
+        return True
 
     # The two kinds of op.
 
@@ -201,12 +251,18 @@ class Engine:
         run = steps.Run(self, client, draft, version, time.time_ns(), op.snap_id)
         return Reply([self._handler(steps.READ_STEPS, step)(run, step) for step in op.steps], version)
 
-    def _run_write(self, client: Client, pool: Pool, obj: StoredObject, op: WriteOp, patient: bool) -> Reply:
+    def _run_write(
+        self, client: Client, pool: Pool, obj: StoredObject, op: WriteOp, patient: bool, on_complete: OnComplete
+    ) -> Reply | None:
+        """Do a WriteOp; None where a thread does it."""
         if self.journal.failure is not None:
             raise self.journal.failure
         wanted = op.steps
         head = obj.head
         if len(wanted) == 1 and type(wanted[0]) is Write and head is not None and op.snapc.seq <= obj.snap_seq:
+            is_large = len(wanted[0].data) >= _LARGE
+            if is_large and self._is_worth_a_thread() and self._write_in_thread(obj, op, on_complete):
+                return None
             if self._direct.overwrite(head, wanted[0]):
                 self._touch(obj, head)
                 return Reply([None], obj.version)
@@ -331,7 +387,7 @@ class Engine:
         for key, obj in list(self._objects.items()):
             if excess <= 0:
                 break
-            if obj.used or obj.dirty or obj.committing or obj.waiting is not None:
+            if obj.used or obj.dirty or obj.committing or obj.waiting is not None or obj.writing:
                 obj.used = False
             elif obj.touched:
                 self.mark(obj)
@@ -348,6 +404,11 @@ class Engine:
                 if block:
                     self.media.zero((block << BLOCK_BITS) + within, BLOCK_SIZE - within)
                     self.journal.data_dirty = True
+
+    def end_threads(self) -> None:
+        """The engine does no more ops."""
+        self.readers.close()
+        self.writer.close()
 
     # Commits.
 

@@ -70,6 +70,7 @@ class Housekeeping:
         engine.dirty_pools.add(pool)
         engine.watches.lose_pool(pool.id)
         await engine.journal.flush()
+        await engine.settle()  # no thread may still write into the blocks that become free
         await self._clear_pool(pool)
 
     async def _finish_removal(self, pool: Pool) -> None:

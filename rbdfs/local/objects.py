@@ -83,6 +83,7 @@ class StoredObject:
         "used",
         "version",
         "waiting",
+        "writing",
     )
 
     def __init__(self, key: ObjectKey) -> None:
@@ -101,6 +102,7 @@ class StoredObject:
         self.omap_dropped = False  # the omap of an earlier head is still stored
         # How it stands to the engine.
         self.waiting: deque[Callable[..., int | None]] | None = None  # ops, while one waits for the disk
+        self.writing = 0  # overwrites that the writing thread has not reported yet
         self.used = True  # since the cache was last swept
 
     @property

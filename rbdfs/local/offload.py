@@ -1,6 +1,6 @@
-"""A few threads for what must wait for the disk: reads that the page cache cannot answer.
+"""Threads for what takes long: reads that the page cache cannot answer, and large writes.
 
-Cheaper than a trio task and a trio thread per read: a queue there, and a call in the trio thread back.
+Cheaper than a trio task and a trio thread per job: a queue there, and a call in the trio thread back.
 """
 
 import queue
@@ -9,26 +9,34 @@ from collections.abc import Callable
 
 import trio
 
-_THREADS = 16  # as deep as a queue usually gets
-
 Work = Callable[[], None]
 
 
 class Offload:
-    """Threads that run work and report back to the trio thread. Made and closed in it."""
+    """Threads that run work and report back to the trio thread. Made and closed in it.
 
-    def __init__(self) -> None:
+    A single thread does its work, and reports, in the order of submission.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._name = name
+        self._most = threads
         self._token = trio.lowlevel.current_trio_token()
         self._queue: queue.SimpleQueue[tuple[Work, Callable[[Exception | None], None]] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._waiting = 0
         self._idle = trio.Event()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether work is under way, or done and not reported yet."""
+        return self._waiting > 0
+
     def submit(self, work: Work, on_done: Callable[[Exception | None], None]) -> None:
         """Run `work` in a thread, then `on_done` in the trio thread with the exception that it raised, or None."""
         self._waiting += 1
-        if self._waiting > len(self._threads) and len(self._threads) < _THREADS:
-            thread = threading.Thread(target=self._serve, name=f"rbdfs-read-{len(self._threads)}", daemon=True)
+        if self._waiting > len(self._threads) and len(self._threads) < self._most:
+            thread = threading.Thread(target=self._serve, name=f"{self._name}-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
         self._queue.put((work, on_done))

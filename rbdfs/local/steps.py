@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbdfs.errors import Canceled, Exists, ExtentMismatch, InvalidArgument, VersionMismatch
 from rbdfs.local import extents, methods, snapshots
-from rbdfs.local.draft import Draft
+from rbdfs.local.draft import ColdBlock, Draft
 from rbdfs.local.objects import State
 from rbdfs.local.omap import decode_key, encode_key, encode_pairs, encode_removals, page
 from rbdfs.rados.ops import (
@@ -265,6 +265,8 @@ def _rollback(run: Run, step: Rollback) -> None:
 
 def _clone_range(run: Run, step: CloneRange) -> None:
     source = run.engine.lookup(run.draft.obj.key._replace(name=step.source))
+    if source.writing and source.head is not None:  # what is to be shared must be all there: once more, later
+        raise ColdBlock(max(source.head.blocks))
     state, _ = snapshots.find(source, step.source_snap_id)
     if step.length:
         run.draft.take(state or State(), step.source_offset, step.offset, step.length)

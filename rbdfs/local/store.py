@@ -133,7 +133,7 @@ async def close_engine(engine: Engine) -> None:
     """Make everything durable, and close; the store is clean afterwards unless something failed."""
     try:
         with trio.CancelScope(shield=True):
-            await engine.offload.wait_idle()
+            await engine.readers.wait_idle()
             await engine.settle()
             engine.touch_all()
             engine.preallocation.end()
@@ -144,7 +144,7 @@ async def close_engine(engine: Engine) -> None:
                 engine.extra.settings.append(("clean", 1))
                 await engine.journal.flush()
     finally:
-        engine.offload.close()
+        engine.end_threads()
         engine.database.close()
         engine.media.close()
 

@@ -74,7 +74,7 @@ async def running(path: Path, media: CutMedia | None) -> AsyncIterator[tuple[Own
     finally:
         lock.release()
         if owner is not None:
-            owner.engine.offload.close()
+            owner.engine.end_threads()
             owner.engine.database.close()
             owner.engine.media.close()
 
