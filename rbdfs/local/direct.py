@@ -142,7 +142,7 @@ class Direct:
         def work() -> None:
             view = memoryview(data).cast("B")
             for at, size, file_offset in plan:
-                self._media.overwrite(file_offset, view[at - offset : at - offset + size])
+                self._media.write(file_offset, view[at - offset : at - offset + size])
 
         writer.submit(work, done)
         return True

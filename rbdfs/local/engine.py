@@ -18,16 +18,17 @@ from functools import partial
 import trio
 
 from rbdfs.errors import Blocklisted, InvalidArgument, NotFound, RbdfsError, StoreFailure
-from rbdfs.local import objects, snapshots, steps
+from rbdfs.local import snapshots, steps
 from rbdfs.local.batch import Batch
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, Blocks
+from rbdfs.local.cache import ObjectCache
 from rbdfs.local.database import Database
 from rbdfs.local.direct import Direct
 from rbdfs.local.draft import ColdBlock, Draft
 from rbdfs.local.extents import block_at
 from rbdfs.local.journal import Generation, Journal
 from rbdfs.local.media import Media
-from rbdfs.local.objects import OBJECTS_KEPT, ObjectKey, State, StoredObject
+from rbdfs.local.objects import ObjectKey, State, StoredObject, load_omap
 from rbdfs.local.offload import Offload
 from rbdfs.local.omap import Omap
 from rbdfs.local.pools import Families, Pool
@@ -39,7 +40,7 @@ from rbdfs.rados.ops import HEAD, Read, ReadOp, Reply, SparseRead, Write, WriteO
 
 log = logging.getLogger(__name__)
 
-_DIRTY_OBJECTS = 4096  # commit early: what waits stays in memory, and the batch is made in one go (about 10 ms)
+_MARKED_OBJECTS = 4096  # commit early: what waits stays in memory, and the batch is made in one go (about 10 ms)
 _UNSETTLED_BLOCKS = 1 << 16
 _BLOCK_MASK = BLOCK_SIZE - 1
 _READERS = 16  # threads: as deep as a queue usually gets
@@ -79,7 +80,6 @@ class Engine:
         self.database = database
         self.media = media
         self.boot = boot
-        self._last_unclean = last_unclean
         self.journal = Journal(media, database, reserve, self._take)
         free = dict(database.rows("SELECT number, free FROM page"))
         self.blocks = Blocks(free, self._load_page, self._grow_file, lambda: reserve.is_intact)
@@ -93,12 +93,8 @@ class Engine:
         self._large_writes = 0
         self.preallocation = Preallocation(media, self.blocks)
         self._direct = Direct(media, self.blocks, self.preallocation, self.readers, self.journal)
-        self._objects: dict[ObjectKey, StoredObject] = {}
-        self._sweep_at = OBJECTS_KEPT
+        self.objects = ObjectCache(database, boot, last_unclean, self._zero_tails, self._on_marked)
         self._waiting: set[StoredObject] = set()  # those whose ops wait
-        self._dirty: list[StoredObject] = []
-        self._committing: list[list[StoredObject]] = []
-        self._next_row = database.rows("SELECT coalesce(max(id), 0) + 1 FROM object")[0][0]
         self._version = boot << 40  # no version is given twice, even where the last ones were lost
 
     # Ops.
@@ -113,7 +109,7 @@ class Engine:
             if pool.is_removed:
                 raise NotFound(f"{pool.name}: no such pool")
             key = ObjectKey(pool.id, namespace, name)
-            obj = self._objects.get(key) or self.lookup(key)
+            obj = self.objects.find(key)
         except RbdfsError as err:
             on_complete(err)
             return
@@ -124,6 +120,8 @@ class Engine:
                 self._warm_up(obj, cold)
         elif obj.waiting is not None or not self._follow(obj, op, on_complete):
             self._wait(obj, partial(self._carry_out, client, pool, obj, op, on_complete))
+        if self.writer.done:  # tell its submitters now, who may have more, and not when the event loop is idle
+            self.writer.report()
 
     def _carry_out(
         self,
@@ -269,7 +267,7 @@ class Engine:
             if self._direct.copy_and_write(pool, head, wanted[0], patient=patient):
                 self._touch(obj, head)
                 self.dirty_pools.add(pool)
-                self.mark(obj)
+                self.objects.mark(obj)
                 return Reply([None], obj.version)
         draft = Draft(self.media, self.blocks, pool, obj, head)
         keep = snapshots.snaps_to_keep(obj, op.snapc, pool.removed_snaps)
@@ -335,7 +333,7 @@ class Engine:
         self._version += 1
         obj.version = self._version
         obj.snap_seq = 0 if obj.is_absent else max(obj.snap_seq, run.snapc.seq)
-        self.mark(obj)
+        self.objects.mark(obj)
         if existed and not exists:
             self.watches.lose_object(obj.key)
 
@@ -350,51 +348,16 @@ class Engine:
         omap.apply(draft.omap_changes)
         new.has_omap = bool(omap.pairs)
 
-    # Objects in memory.
-
-    def lookup(self, key: ObjectKey) -> StoredObject:
-        """The object, or that there is none, from memory or from the database."""
-        obj = self._objects.get(key)
-        if obj is None:
-            obj, boot = objects.load(self.database, key)
-            if obj.row_id and boot <= self._last_unclean:
-                self._zero_tails(obj)
-            self._objects[key] = obj
-            if len(self._objects) > self._sweep_at:
-                self._sweep()
-        return obj
+    # What the cache of objects, the journal and the blocks ask for.
 
     def omap(self, obj: StoredObject, state: State) -> Omap:
         """The omap of a state that has one."""
-        return state.omap or objects.load_omap(self.database, obj, state)
+        return state.omap or load_omap(self.database, obj, state)
 
-    def held(self) -> list[StoredObject]:
-        """The objects in memory whose changes the database may not have yet."""
-        return [obj for objs in (self._dirty, *self._committing) for obj in objs]
-
-    def mark(self, obj: StoredObject) -> None:
-        """The object has changed: it goes into the next commit."""
-        if not obj.dirty:
-            obj.dirty = True
-            self._dirty.append(obj)
+    def _on_marked(self) -> None:
         self.journal.changed()
-        if len(self._dirty) > _DIRTY_OBJECTS or self.blocks.unsettled > _UNSETTLED_BLOCKS:
+        if self.objects.marked > _MARKED_OBJECTS or self.blocks.unsettled > _UNSETTLED_BLOCKS:
             self.journal.hurry()
-
-    def _sweep(self) -> None:
-        """Forget objects that were not used since the last sweep, the oldest first."""
-        excess = len(self._objects) - OBJECTS_KEPT * 7 // 8
-        for key, obj in list(self._objects.items()):
-            if excess <= 0:
-                break
-            if obj.used or obj.dirty or obj.committing or obj.waiting is not None or obj.writing:
-                obj.used = False
-            elif obj.touched:
-                self.mark(obj)
-            else:
-                del self._objects[key]
-                excess -= 1
-        self._sweep_at = max(OBJECTS_KEPT, len(self._objects) + OBJECTS_KEPT // 8)  # not at once again
 
     def _zero_tails(self, obj: StoredObject) -> None:
         """Zero what an unclean end may have left behind the ends of the object's states (see `draft`)."""
@@ -405,53 +368,20 @@ class Engine:
                     self.media.zero((block << BLOCK_BITS) + within, BLOCK_SIZE - within)
                     self.journal.data_dirty = True
 
-    def end_threads(self) -> None:
-        """The engine does no more ops."""
-        self.readers.close()
-        self.writer.close()
-
-    # Commits.
-
     def _take(self) -> Generation | None:
         """All metadata that has changed, as the next generation."""
         if self.preallocation.expire():
             self.journal.changed()  # for another look
-        if not (self._dirty or self.dirty_pools or self.extra or self.blocks.is_dirty):
+        if not (self.objects.marked or self.dirty_pools or self.extra or self.blocks.is_dirty):
             return None
         batch, self.extra = self.extra, Batch()
-        taken, self._dirty = self._dirty, []
-        for obj in taken:
-            if not obj.row_id:
-                obj.row_id = self._next_row
-                self._next_row += 1
-            objects.put(batch, obj, self.boot)
-            obj.dirty, obj.committing = False, obj.committing + 1
-            if obj.is_absent:
-                obj.row_id = 0
+        on_durable = self.objects.take(batch)
         for pool in self.dirty_pools:
             if pool.id in self.pools:
                 batch.pools.append((pool.id, pool.name, pool.snap_seq, pool.used, pool.objects))
         self.dirty_pools = set()
         self.families.put(batch)
-        return Generation(batch, self.blocks.take(batch), self._committed(taken))
-
-    def _committed(self, taken: list[StoredObject]) -> Callable[[], None]:
-        self._committing.append(taken)
-
-        def on_durable() -> None:
-            self._committing.remove(taken)
-            for obj in taken:
-                obj.committing -= 1
-            if len(self._objects) > OBJECTS_KEPT:  # they could not be forgotten before
-                self._sweep()
-
-        return on_durable
-
-    def touch_all(self) -> None:
-        """Put times and versions into the next commit that were not worth one of their own."""
-        for obj in self._objects.values():
-            if obj.touched:
-                self.mark(obj)
+        return Generation(batch, self.blocks.take(batch), on_durable)
 
     def _load_page(self, number: int) -> bytes | None:
         row = self.database.row("SELECT counts FROM page WHERE number = ?", (number,))
@@ -460,3 +390,8 @@ class Engine:
     def _grow_file(self, blocks: int) -> None:
         self.media.resize(max(blocks << BLOCK_BITS, self.media.size))
         self.journal.data_dirty = True
+
+    def end_threads(self) -> None:
+        """The engine does no more ops."""
+        self.readers.close()
+        self.writer.close()

@@ -98,7 +98,7 @@ class Housekeeping:
         key = load_key(self._engine.database, row_id)
         if key is None:
             return
-        obj = self._engine.lookup(key)
+        obj = self._engine.objects.find(key)
         states = [clone.state for clone in obj.clones]
         obj.dropped_clones += [clone.clone_id for clone in obj.clones]
         obj.clones_changed |= bool(obj.clones)
@@ -108,7 +108,7 @@ class Housekeeping:
             obj.omap_dropped |= obj.head.has_omap
             obj.head = None
         self._release(pool, states)
-        self._engine.mark(obj)
+        self._engine.objects.mark(obj)
 
     def _release(self, pool: Pool, states: list[State]) -> None:
         for state in states:
@@ -167,11 +167,11 @@ class Housekeeping:
             for (row_id,) in rows:
                 key = load_key(engine.database, row_id)
                 if key is not None:
-                    obj = engine.lookup(key)
+                    obj = engine.objects.find(key)
                     self._release(pool, snapshots.trim(obj, snap_id))
                     if obj.is_absent:
                         obj.snap_seq = 0
-                    engine.mark(obj)
+                    engine.objects.mark(obj)
             after = rows[-1][0]
             await trio.lowlevel.checkpoint()
 
@@ -196,6 +196,7 @@ class Housekeeping:
             if client.address == address:
                 client.fence()
                 self._engine.watches.lose_client(client, f"{address} is blocklisted")
+        await self._engine.settle()  # what it has submitted before
         self._engine.extra.blocklist.append((address, int(until)))
         await self._engine.journal.flush()
 

@@ -35,6 +35,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _libc.syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
 _libc.syscall.restype = ctypes.c_long
+_CacheStatRange = ctypes.c_uint64 * 2  # linux/mman.h: struct cachestat_range, offset and length
+_CacheStat = ctypes.c_uint64 * 5  # struct cachestat, of which the first is the number of pages in memory
 
 
 class Media:
@@ -46,8 +48,6 @@ class Media:
         self._can_punch = True
         self._can_nowait = True
         self._can_tell_cached = True
-        self._range = (ctypes.c_uint64 * 2)()  # linux/mman.h: struct cachestat_range, offset and length
-        self._cached = (ctypes.c_uint64 * 5)()  # struct cachestat, of which the first is the pages in memory
 
     def close(self) -> None:
         """Give the file back."""
@@ -104,12 +104,12 @@ class Media:
         """Whether all pages of a range are in the page cache; False, too, where the kernel cannot tell."""
         if not self._can_tell_cached:
             return False
-        self._range[0], self._range[1] = offset, length
-        if _libc.syscall(_CACHESTAT, self._fd, self._range, self._cached, 0) != 0:
+        found = _CacheStat()
+        if _libc.syscall(_CACHESTAT, self._fd, _CacheStatRange(offset, length), found, 0) != 0:
             self._can_tell_cached = False
             return False
         pages = (offset + length - 1) // mmap.PAGESIZE - offset // mmap.PAGESIZE + 1
-        return self._cached[0] >= pages
+        return found[0] >= pages
 
     def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeroes and give its room back, where the filesystem can; else write zeroes."""

@@ -21,7 +21,6 @@ from rbdfs.local.omap import Omap, decode_key, encode_key
 from rbdfs.rados.ops import SnapId
 
 _SNAP_ID = struct.Struct("<Q")
-OBJECTS_KEPT = 32768
 
 
 class ObjectKey(NamedTuple):

@@ -1,15 +1,18 @@
 """Threads for what takes long: reads that the page cache cannot answer, and large writes.
 
-Cheaper than a trio task and a trio thread per job: a queue there, and a call in the trio thread back.
+Cheaper than a trio task and a trio thread per job: a queue there; and back, a list that the trio thread looks at
+whenever it is here anyway. It is woken only where it may be asleep, once for all that is on the list by then.
 """
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 
 import trio
 
 Work = Callable[[], None]
+OnDone = Callable[[Exception | None], None]
 
 
 class Offload:
@@ -22,17 +25,20 @@ class Offload:
         self._name = name
         self._most = threads
         self._token = trio.lowlevel.current_trio_token()
-        self._queue: queue.SimpleQueue[tuple[Work, Callable[[Exception | None], None]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Work, OnDone] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._waiting = 0
         self._idle = trio.Event()
+        self.done: deque[tuple[OnDone, Exception | None]] = deque()  # work whose end has not been reported
+        self._is_woken = False  # the trio thread will look at `done`
+        self._is_reporting = False
 
     @property
     def is_busy(self) -> bool:
         """Whether work is under way, or done and not reported yet."""
         return self._waiting > 0
 
-    def submit(self, work: Work, on_done: Callable[[Exception | None], None]) -> None:
+    def submit(self, work: Work, on_done: OnDone) -> None:
         """Run `work` in a thread, then `on_done` in the trio thread with the exception that it raised, or None."""
         self._waiting += 1
         if self._waiting > len(self._threads) and len(self._threads) < self._most:
@@ -40,6 +46,21 @@ class Offload:
             self._threads.append(thread)
             thread.start()
         self._queue.put((work, on_done))
+
+    def report(self) -> None:
+        """Call `on_done` of all work that is done; not from within such a call, which would change their order."""
+        if self._is_reporting:
+            return
+        self._is_reporting = True
+        try:
+            while self.done:
+                on_done, error = self.done.popleft()
+                self._waiting -= 1
+                on_done(error)
+        finally:
+            self._is_reporting = False
+        if not self._waiting:
+            self._idle.set()
 
     async def wait_idle(self) -> None:
         """Wait until nothing is under way."""
@@ -62,10 +83,11 @@ class Offload:
                 work()
             except Exception as err:
                 error = err
-            self._token.run_sync_soon(self._done, on_done, error)
+            self.done.append((on_done, error))
+            if not self._is_woken:
+                self._is_woken = True
+                self._token.run_sync_soon(self._wake)
 
-    def _done(self, on_done: Callable[[Exception | None], None], error: Exception | None) -> None:
-        self._waiting -= 1
-        on_done(error)
-        if not self._waiting:
-            self._idle.set()
+    def _wake(self) -> None:
+        self._is_woken = False  # first: what is done from here on wakes again
+        self.report()

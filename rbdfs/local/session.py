@@ -70,7 +70,7 @@ class Session:
         names = {name for name, has_head in rows if has_head or listing.of_snapshots}
         more = len(rows) == limit
         end = rows[-1][0] if more else None
-        for obj in self._engine.held():
+        for obj in self._engine.objects.held():
             if (obj.key.pool, obj.key.namespace) == place:
                 name = encode_key(obj.key.name)
                 if name > start and name.startswith(prefix) and (end is None or name <= end):
@@ -115,7 +115,7 @@ class Session:
     def _existing(self, place: Place, name: str) -> ObjectKey:
         self._pool(place.pool)
         key = ObjectKey(place.pool, place.namespace, name)
-        if self._engine.lookup(key).head is None:
+        if self._engine.objects.find(key).head is None:
             raise NotFound(f"{name}: no such object")
         return key
 
@@ -136,7 +136,7 @@ class Session:
         while names:
             for name in names:
                 if name.startswith(prefix) and family_of(name) == family_of(prefix):
-                    head = self._engine.lookup(ObjectKey(*place, name)).head
+                    head = self._engine.objects.find(ObjectKey(*place, name)).head
                     blocks += 0 if head is None else head.allocated
             if not more or not names[-1].startswith(prefix):
                 break

@@ -264,7 +264,7 @@ def _rollback(run: Run, step: Rollback) -> None:
 
 
 def _clone_range(run: Run, step: CloneRange) -> None:
-    source = run.engine.lookup(run.draft.obj.key._replace(name=step.source))
+    source = run.engine.objects.find(run.draft.obj.key._replace(name=step.source))
     if source.writing and source.head is not None:  # what is to be shared must be all there: once more, later
         raise ColdBlock(max(source.head.blocks))
     state, _ = snapshots.find(source, step.source_snap_id)

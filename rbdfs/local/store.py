@@ -135,7 +135,7 @@ async def close_engine(engine: Engine) -> None:
         with trio.CancelScope(shield=True):
             await engine.readers.wait_idle()
             await engine.settle()
-            engine.touch_all()
+            engine.objects.touch_all()
             engine.preallocation.end()
             await engine.journal.flush()
             if engine.blocks.is_dirty:  # blocks whose readers had to be waited for

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from rbdfs.errors import Corrupt, InvalidArgument, NotFound, NotSupported, StoreFailure
-from rbdfs.local import engine as engine_module, store
+from rbdfs.local import cache, store
 from rbdfs.local.cluster import check_store, open_store
 from rbdfs.local.media import Media
 from rbdfs.local.pools import REMOVED
@@ -207,7 +207,7 @@ async def test_removal_of_a_pool_that_a_crash_cut_short_is_finished(tmp_path: Pa
 
 
 async def test_more_objects_than_memory_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "OBJECTS_KEPT", 64)
+    monkeypatch.setattr(cache, "_KEPT", 64)
     async with open_store(tmp_path / "store", create=True) as cluster:
         await cluster.create_pool("rbd")
         ioctx = await cluster.open_pool("rbd")
@@ -226,7 +226,7 @@ async def test_more_objects_than_memory_keeps(tmp_path: Path, monkeypatch: pytes
         for number in range(300):
             assert bytes(await calls.read(ioctx, f"o.{number}", 0, 1)) == b"#"
         assert isinstance(cluster.backend, Session)
-        assert len(cluster.backend._engine._objects) < 150
+        assert len(cluster.backend._engine.objects) < 150
         assert len([name async for name in ioctx.list_objects()]) == 300
 
 

@@ -93,8 +93,9 @@ def test_dd_and_fallocate_at_odd_offsets_match_a_shadow(daemon: Daemon, tmp_path
     assert run("fallocate", "-c", "-o", 0, "-l", 4096, image, check=False).endswith("not supported\n")
 
 
-def test_fio_verifies_what_it_wrote(daemon: Daemon, tmp_path: Path) -> None:
-    job = ["fio", "--name=x", f"--filename={daemon.path}/disk", "--size=32m", "--rw=randrw", "--bsrange=512-256k"]
+@pytest.mark.parametrize("sizes", ["512-256k", "256k-2m"])  # small ones; large ones, which a thread may overwrite
+def test_fio_verifies_what_it_wrote(daemon: Daemon, tmp_path: Path, sizes: str) -> None:
+    job = ["fio", "--name=x", f"--filename={daemon.path}/disk", "--size=32m", "--rw=randrw", f"--bsrange={sizes}"]
     job += ["--ioengine=libaio", "--iodepth=16", "--direct=1", "--verify=crc32c", "--verify_state_save=0"]
-    job += ["--io_size=48m", "--fsync=64", "--fallocate=none", f"--aux-path={tmp_path}"]
+    job += ["--io_size=96m", "--fsync=64", "--fallocate=none", f"--aux-path={tmp_path}"]
     run(*job)
