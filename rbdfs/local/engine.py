@@ -47,7 +47,7 @@ _READERS = 16  # threads: as deep as a queue usually gets
 # Bytes: while the thread writes that many, the next ones are read from the kernel, or from a socket. One of `_PROBE`
 # such writes goes there even if it is alone, which costs it the way there and back, a tenth of its time.
 _LARGE = 512 << 10
-_PROBE = 16
+_PROBE = 64
 _INLINE = 1 << 16  # bytes; a fresh buffer this small is cheaper zeroed than sliced
 
 
