@@ -179,12 +179,15 @@ class CrcFrames:
         if shape.spans:
             late_status, *crcs = _EPILOGUE.unpack_from(frame, shape.size - _EPILOGUE.size)
             for (begin, after), crc in zip(shape.spans, crcs, strict=False):
-                summed, found = begin, 0
+                segment = frame[begin:after]
                 if self._ahead is not None and len(segments) == len(shape.spans):
                     (summed, found), self._ahead = self._ahead, None
-                if crc32c(frame[summed:after], found) ^ _ALL_ONES != crc:
+                    found = crc32c(frame[summed:after], found)
+                else:
+                    found = crc32c(segment)
+                if found ^ _ALL_ONES != crc:
                     raise WireError(f"frame {shape.tag} with a wrong checksum of segment {len(segments)}")
-                segments.append(frame[begin:after])
+                segments.append(segment)
             if late_status & LATE_STATUS_MASK != COMPLETE:
                 return refuse_or_skip(late_status, shape.size)
         return shape.tag, segments, shape.size
