@@ -261,11 +261,16 @@ class OpenImages:
             holder.closed.set()
 
     def _changed(self, holder: _Holder, change: ImageChange) -> None:
-        assert holder.file is not None
+        file = holder.file
+        assert file is not None
         if change & ImageChange.WANTED:
             holder.is_wanted = True
             holder.wake()
-        self._on_change(holder.file, change)
+        if change & ImageChange.LOCK:
+            file.lock_moved()
+        if change & ImageChange.CONTENT:
+            file.may_keep_pages = False
+        self._on_change(file, change)
 
     async def _until_idle(self, holder: _Holder) -> None:
         while not holder.is_closing and (holder.users or not holder.is_wanted):

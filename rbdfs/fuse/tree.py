@@ -286,10 +286,7 @@ class Tree:
         image = file.image
         if image.snap is not None:
             return  # a snapshot does not change; that it goes is heard by its image
-        if change & ImageChange.LOCK:
-            file.lock_moved()
         if change & ImageChange.CONTENT:
-            file.may_keep_pages = False
             self._notifier.invalidate_content(file.inode)
         if change & ImageChange.SIZE and not file.is_resizing and image.size != file.known_size:
             file.known_size = image.size

@@ -8,6 +8,7 @@ reads it to believe it, so that an old picture never overwrites a newer one).
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import trio
 
@@ -181,6 +182,7 @@ class ImageCore(ABC):
                 at_rest=self._at_rest,
                 before_release=self._before_release,
                 on_lost=self._on_lost,
+                on_moved=partial(self.changed, ImageChange.LOCK),
                 what=self.what,
             )
         elif not has_lock and self.lock is not None:
@@ -275,7 +277,6 @@ class ImageCore(ABC):
                 object_map = ObjectMap(self.ioctx, self.image_id, self.nursery, self.invalidate_object_map)
                 await object_map.open(self.header.striping.object_count(self.header.size))
                 self.path.object_map = object_map
-        self.changed(ImageChange.LOCK)
 
     @asynccontextmanager
     async def _at_rest(self) -> AsyncIterator[None]:
@@ -291,7 +292,6 @@ class ImageCore(ABC):
         finally:
             if object_map is not None:
                 await object_map.close()
-            self.changed(ImageChange.LOCK)
 
     def _on_lost(self) -> None:
         self.path.shut()

@@ -46,8 +46,10 @@ class ExclusiveLock:
         at_rest: Callable[[], AbstractAsyncContextManager[None]],
         before_release: Callable[[], Awaitable[None]],
         on_lost: Callable[[], None],
+        on_moved: Callable[[], None],
         what: str,
     ) -> None:
+        """`on_lost` is called where it is taken from us, `on_moved` where we have taken it or given it up."""
         self.is_owner = False
         self._releases = 0  # under way
         self._is_untold = False  # we gave it up, and not everybody has heard of it
@@ -58,6 +60,7 @@ class ExclusiveLock:
         self._at_rest = at_rest
         self._before_release = before_release
         self._on_lost = on_lost
+        self._on_moved = on_moved
         self._what = what
         self._cookie = ""
         self._client = NO_CLIENT  # the watch that the lock names
@@ -101,6 +104,7 @@ class ExclusiveLock:
             with trio.CancelScope(shield=True), trio.move_on_after(_RELEASE_SECONDS):
                 await self._unlock()
             raise
+        self._on_moved()
         # Without waiting: the write that this is for must go before a peer that hears of it asks for the lock.
         self._watcher.tell_soon(AcquiredLock(self._client))
 
@@ -168,6 +172,7 @@ class ExclusiveLock:
                     await self._before_release()
                 finally:
                     self.is_owner, self._is_untold = False, True
+                    self._on_moved()
                     version = await self._unlock()
                 return version
         finally:

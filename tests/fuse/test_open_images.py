@@ -81,6 +81,20 @@ async def test_pages_outlive_the_time_that_an_image_is_closed(pools: Pools) -> N
         assert await keeps_pages(images, inode)
 
 
+async def test_pages_are_kept_while_we_own_the_lock_and_not_after_another_client_took_it(pools: Pools) -> None:
+    async with pools.client() as ioctx, pools.client() as other, open_images(ioctx) as (images, inode):
+        async with images.using(inode) as file:
+            file.keep_pages_at_open()
+            await file.image.write(0, b"x")
+            assert await keeps_pages(images, inode)
+            async with open_image(other, "vm") as image:
+                await image.write(0, b"y")
+                assert not await keeps_pages(images, inode)
+            assert not await keeps_pages(images, inode)
+            await file.image.write(0, b"z")
+            assert await keeps_pages(images, inode)
+
+
 async def test_pages_do_not_outlive_what_another_client_wrote_meanwhile(pools: Pools) -> None:
     async with pools.client() as ioctx, pools.client() as other, open_images(ioctx) as (images, inode):
         await write(images, inode)
