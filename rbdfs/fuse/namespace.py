@@ -298,9 +298,10 @@ class Namespace(pyfuse3.Operations):
         except BaseException:
             self._tree.images.release(file)
             raise
-        keep_pages = file.keep_pages_at_open()
+        is_direct = bool(flags & os.O_DIRECT)
+        keep_pages = file.keep_pages_at_open(writes_directly=is_direct and wants_write)
         self.on_use_changed()
-        return FileInfo(fh=handle.fh, keep_cache=keep_pages, direct_io=bool(flags & os.O_DIRECT))
+        return FileInfo(fh=handle.fh, keep_cache=keep_pages, direct_io=is_direct)
 
     @_answers
     async def release(self, fh: int) -> None:

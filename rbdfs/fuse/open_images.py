@@ -42,7 +42,16 @@ Key = tuple[str, SnapId]
 class ImageFile(OpenFile):
     """An open image or snapshot, as a file."""
 
-    __slots__ = ("_has_other_writers", "allocation", "holder", "image", "kept", "may_keep_pages", "metadata_changes")
+    __slots__ = (
+        "_has_direct_writers",
+        "_has_other_writers",
+        "allocation",
+        "holder",
+        "image",
+        "kept",
+        "may_keep_pages",
+        "metadata_changes",
+    )
 
     def __init__(self, holder: "_Holder", image: Image) -> None:
         super().__init__(holder.inode.number, image)
@@ -51,16 +60,21 @@ class ImageFile(OpenFile):
         # What the kernel holds is from before we watched the image.
         self.may_keep_pages = bool(holder.inode.pages_from) and holder.inode.pages_from == image.header.version
         ours = f"client.{image.ioctx.cluster.instance_id}"
+        self._has_direct_writers = False  # ever, since the image was opened
         self._has_other_writers = image.lock is None or any(locker.entity != ours for locker in image.header.lockers)
         self.kept: Kept | None = None  # read when needed, void after a change of metadata
         self.metadata_changes = 0
         self.allocation = _Allocation()
 
-    def keep_pages_at_open(self) -> bool:
-        """Whether the pages that the kernel holds are still good for one more open."""
+    def keep_pages_at_open(self, *, writes_directly: bool = False) -> bool:
+        """Whether the pages that the kernel holds are still good for one more open.
+
+        Kernels before 6.6 do not notice that a direct write to a file makes its pages stale.
+        """
         if self.image.snap is not None:
             return True
-        keep, self.may_keep_pages = self.may_keep_pages, True
+        self._has_direct_writers |= writes_directly
+        keep, self.may_keep_pages = self.may_keep_pages, not self._has_direct_writers
         return keep and not self._has_other_writers
 
     def forget_kept(self) -> None:

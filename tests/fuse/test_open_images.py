@@ -95,6 +95,20 @@ async def test_pages_are_kept_while_we_own_the_lock_and_not_after_another_client
             assert await keeps_pages(images, inode)
 
 
+async def test_pages_are_not_kept_once_somebody_writes_past_them(pools: Pools) -> None:
+    async with pools.client() as ioctx, open_images(ioctx) as (images, inode):
+        async with images.using(inode) as file:
+            file.keep_pages_at_open()
+            file.keep_pages_at_open(writes_directly=True)
+            await file.image.write(0, b"x")
+            assert not await keeps_pages(images, inode)
+            assert not await keeps_pages(images, inode)  # it may have written again
+        await closed(images)
+        assert not await keeps_pages(images, inode)
+        await closed(images)
+        assert await keeps_pages(images, inode)
+
+
 async def test_pages_do_not_outlive_what_another_client_wrote_meanwhile(pools: Pools) -> None:
     async with pools.client() as ioctx, pools.client() as other, open_images(ioctx) as (images, inode):
         await write(images, inode)
