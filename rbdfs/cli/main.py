@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from rbdfs.cli.mount_helper import HELPER_NAME, arguments_of_mount_helper
 from rbdfs.cli.options import Arguments, Parser, add_connection_options
+from rbdfs.cli.process import Ending, open_standard_streams
 from rbdfs.cli.running import run_async
 from rbdfs.errors import RbdfsError
 
@@ -56,7 +57,6 @@ ALIASES = {
     "unmount": "umount",
 }
 
-_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
@@ -116,6 +116,8 @@ def version() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
+    open_standard_streams()
+    ending = Ending()
     if argv is None:
         argv = sys.argv[1:]
         if Path(sys.argv[0]).name == HELPER_NAME:
@@ -130,13 +132,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return ending.exit_code
     except (RbdfsError, OSError) as err:
-        if err.errno != errno.EPIPE:
-            return _report(err, debug=debug)
-        # Whoever read our output has enough; nothing more may be written, not by the interpreter's own end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+        if err.errno in (errno.EPIPE, errno.EBADF):
+            # Nothing more can be written, so the interpreter's own end must not try.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if err.errno == errno.EPIPE:  # whoever read our output has enough
+            return _BROKEN_PIPE
+        return _report(err, debug=debug)
     return code
 
 

@@ -4,6 +4,7 @@ from rbdfs.cli.access import open_ioctx
 from rbdfs.cli.options import Arguments, Declare, Parser, add_format_options, add_image_argument, image_spec
 from rbdfs.cli.output import Table, print_json, write
 from rbdfs.cli.verbs import add_verb, verbs_of
+from rbdfs.errors import InvalidArgument
 from rbdfs.image.image import open_image
 
 
@@ -57,6 +58,9 @@ async def get_metadata(arguments: Arguments) -> None:
 async def set_metadata(arguments: Arguments) -> None:
     """`rbdfs image-meta set`."""
     spec = image_spec(arguments)
+    for what in ("key", "value"):
+        if not getattr(arguments, what):
+            raise InvalidArgument(f"metadata {what} was not specified")
     async with open_ioctx(arguments, spec) as ioctx, open_image(ioctx, spec.image) as image:
         await image.metadata_set(arguments.key, arguments.value)
 

@@ -89,6 +89,8 @@ async def rename_snap(arguments: Arguments) -> None:
     image_part, at, new_name = target.rpartition("@")
     if at and image_part:
         named = ImageSpec.parse(image_part, source.pool, source.namespace)
+        if named.snap:
+            raise InvalidArgument(f"invalid snap spec {target!r}")
         if (named.pool_spec, named.image) != (source.pool_spec, source.image):
             raise InvalidArgument(f"{source} to {target}: a snapshot stays with its image")
     check_snap_name(new_name)

@@ -74,7 +74,7 @@ async def import_image(arguments: Arguments) -> None:
         raise InvalidArgument(f"{spec}: snapshot name specified for a command that doesn't use it")
     chosen = layout(arguments)
     source = sys.stdin.fileno() if arguments.path == "-" else Path(arguments.path)
-    if isinstance(source, Path):
+    if isinstance(source, Path) and not source.is_fifo():
         os.close(os.open(source, os.O_RDONLY))  # what cannot be read is said before a store is opened
     async with open_ioctx(arguments, spec) as ioctx:
         with Progress("Importing image", enabled=not arguments.no_progress) as progress:

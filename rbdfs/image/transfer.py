@@ -222,8 +222,10 @@ async def _opened(place: Path | int, flags: int) -> AsyncIterator[_File]:
     if isinstance(place, int):
         yield _File(place, {0: "standard input", 1: "standard output"}.get(place, "stream"))
         return
+    open_it = partial(os.open, place, flags | os.O_CLOEXEC, 0o644)
     try:
-        descriptor = os.open(place, flags | os.O_CLOEXEC, 0o644)
+        # A thread: a FIFO waits for its other side.
+        descriptor = await trio.to_thread.run_sync(open_it, abandon_on_cancel=True)
     except OSError as err:
         raise _local_error(err, str(place)) from err
     try:

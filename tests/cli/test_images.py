@@ -187,6 +187,18 @@ def test_metadata_is_set_listed_and_removed(pool: Run) -> None:
     assert pool("image-meta", "rm", "data/a", "k").code == 0
     assert pool("image-meta", "get", "data/a", "k").code == 2
     assert pool("image-meta", "rm", "data/a", "k").code == 2
+    assert pool("image-meta", "set", "data/a", "", "v").code == 22
+    assert pool("image-meta", "set", "data/a", "k", "").code == 22
+    assert pool("image-meta", "ls", "data/a", "--format", "json").out == '{"k2":"v2"}\n'
+
+
+def test_namespace_option_goes_with_a_pool_that_is_named(pool: Run) -> None:
+    pool("namespace", "create", "data/ns")
+    pool("create", "data/a", "-s", "1M")
+    pool("create", "data/a", "-s", "1M", "--namespace", "ns")
+    assert pool("rm", "--no-progress", "data/a", "--namespace", "ns").code == 0
+    assert pool("ls", "data/ns").out == ""
+    assert pool("ls", "data").out == "a\n"
 
 
 def test_nobody_watches_an_image_that_nobody_has_open(pool: Run) -> None:

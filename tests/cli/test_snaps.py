@@ -40,6 +40,7 @@ def test_image_without_snapshots_lists_none(pool: Run) -> None:
         (["snap", "rm", "data/a@none"], 2),
         (["snap", "rename", "data/a@none", "data/a@x"], 2),
         (["snap", "rename", "data/a@s1", "data/b@x"], 22),
+        (["snap", "rename", "data/a@s1", "data/a@none@x"], 22),
         (["snap", "rollback", "data/a@none"], 2),
         (["snap", "protect", "data/a@none"], 2),
         (["snap", "unprotect", "data/a@s1"], 22),
