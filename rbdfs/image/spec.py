@@ -26,14 +26,12 @@ class ImageSpec:
 
     @classmethod
     def parse(cls, text: str, default_pool: str = DEFAULT_POOL, default_namespace: str = "") -> Self:
-        """Read `[pool/[namespace/]]image[@snap]`; the namespace given as default goes with the default pool."""
+        """Read `[pool/[namespace/]]image[@snap]`; each default stands for what is not named."""
         match = _IMAGE_SPEC.fullmatch(text)
         if match is None:
             raise InvalidArgument(f"invalid image spec: {text!r} (wanted: [pool/[namespace/]]image[@snap])")
         pool, namespace, image, snap = match.groups()
-        if pool is None:
-            return cls(default_pool, default_namespace, image, snap or "")
-        return cls(pool, namespace or "", image, snap or "")
+        return cls(pool or default_pool, default_namespace if namespace is None else namespace, image, snap or "")
 
     @property
     def pool_spec(self) -> "PoolSpec":

@@ -21,6 +21,12 @@ def test_image_spec_reads_what_rbd_reads(text: str, spec: ImageSpec) -> None:
     assert ImageSpec.parse(text) == spec
 
 
+def test_what_is_not_named_is_the_default() -> None:
+    assert ImageSpec.parse("vm", "data", "ns") == ImageSpec("data", "ns", "vm")
+    assert ImageSpec.parse("other/vm", "data", "ns") == ImageSpec("other", "ns", "vm")
+    assert ImageSpec.parse("other//vm", "data", "ns") == ImageSpec("other", "", "vm")
+
+
 @pytest.mark.parametrize("text", ["", "@s", "a@b@c", "data/", "/vm", "a/b/c/d", "vm@", "data/ns/vm@a/b"])
 def test_image_spec_refuses_the_rest(text: str) -> None:
     with pytest.raises(InvalidArgument):
