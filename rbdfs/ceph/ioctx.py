@@ -12,13 +12,14 @@ from rbdfs.ceph.op_message import OpFlag
 from rbdfs.ceph.osd_ops import EncodedSteps
 from rbdfs.ceph.pending import ObjectTarget
 from rbdfs.ceph.placement import locate
-from rbdfs.errors import NotFound, NotSupported, RbdfsError
+from rbdfs.errors import NotFound, NotSupported, RbdfsError, TimedOut
 from rbdfs.rados.api import NotifyReply, OnComplete, Outcome, PoolUsage, WatchEvent
 from rbdfs.rados.ops import Buffer, PoolId, ReadOp, Reply, SnapId, Stat, WriteOp
 
 if TYPE_CHECKING:
     from rbdfs.ceph.cluster import CephCluster
 
+_STATFS_SECONDS = 10.0
 _MAX_TARGETS = 1 << 16  # about 40 MB of them
 
 
@@ -134,9 +135,19 @@ class CephIoCtx:
         return None
 
     async def usage(self) -> PoolUsage:
-        """What the pool holds and can still take, as the monitors last heard."""
-        reply = await self.cluster.monitors.statfs(self.pool_id)
-        return PoolUsage(reply.used_kib << 10, reply.available_kib << 10, reply.objects)
+        """What the pool holds and can still take, as the monitors last heard.
+
+        They do not answer at all where the pool is gone, or where the client may not know (caps without `pg r`).
+        """
+        osdmap = self._objecter.osdmap
+        if osdmap is not None and self.pool_id not in osdmap.pools:
+            raise NotFound(f"pool {self.pool_id}: has been removed")
+        with trio.move_on_after(_STATFS_SECONDS):
+            reply = await self.cluster.monitors.statfs(self.pool_id)
+            return PoolUsage(reply.used_kib << 10, reply.available_kib << 10, reply.objects)
+        raise TimedOut(
+            f"pool {self.pool_name}: the monitors do not say how full it is (do the caps lack `mon 'allow r'`?)"
+        )
 
 
 async def _wait_for(submit: Callable[[OnComplete], object]) -> Reply:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from rbdfs import connect
 from rbdfs.cli.options import Arguments, connect_flags
 from rbdfs.connect import StoreAddress
-from rbdfs.errors import NotFound
+from rbdfs.errors import NotFound, PermissionDenied
 from rbdfs.image.spec import ImageSpec, PoolSpec
 from rbdfs.rados.api import Cluster, IoCtx
 
@@ -45,7 +45,11 @@ async def open_pool(cluster: Cluster, spec: PoolSpec) -> IoCtx:
         return ioctx
     from rbdfs.image.directory import list_namespaces
 
-    if spec.namespace not in await list_namespaces(ioctx):
+    try:
+        exists = spec.namespace in await list_namespaces(ioctx)
+    except PermissionDenied:  # caps for this namespace only: what else there is, is not for such a client to know
+        exists = True
+    if not exists:
         raise NotFound(
             f"no namespace {spec.namespace!r} in pool {spec.pool!r}; `rbdfs namespace create {spec}` makes it"
         )

@@ -48,6 +48,7 @@ class Device:
         self._mapped_size = -(-self._payload_size // _HUGE_PAGE) * _HUGE_PAGE
         self._free: list[memoryview] = []
         self.payload = self._new_payload()
+        self._is_closed = False
         self._is_batching = False
         self._held: list[tuple[Buffer, ...]] = []
         self._parts: list[bytearray | memoryview] = [self.head, self.payload]
@@ -128,6 +129,8 @@ class Device:
         self._write((message,))
 
     def _write(self, parts: tuple[Buffer, ...]) -> None:
+        if self._is_closed:  # the descriptor may be another file's by now
+            return
         try:
             os.writev(self.fd, parts)
         except OSError as err:
@@ -140,5 +143,6 @@ class Device:
 
     def close(self) -> None:
         """End the connection; whoever still uses the mount gets ENOTCONN."""
+        self._is_closed = True
         trio.lowlevel.notify_closing(self.fd)
         os.close(self.fd)

@@ -8,18 +8,19 @@ flushes, gives the exclusive lock up and ends the watch.
                        client wants the image (`ImageChange.WANTED`), or by `evicted`
 
 While an image is open, its watch tells us of every change, so the kernel may keep its pages from one open of the file
-to the next. Once it was closed, the version of its header tells: nobody writes without the exclusive lock, and nobody
+to the next; but not what another client writes while it owns the lock, so then they are dropped every second. Once it
+was closed, the version of its header tells: nobody writes without the exclusive lock, and nobody
 takes that without changing the header.
 """
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import trio
 
-from rbdfs.errors import Busy, Gone, NotFound, RbdfsError, StoreFailure
+from rbdfs.errors import Busy, Gone, NotFound, PermissionDenied, RbdfsError, StoreFailure
 from rbdfs.fuse.attributes import Kept
 from rbdfs.fuse.handles import OpenFile
 from rbdfs.fuse.inodes import Inode
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 # nobody to close an image or to give its lock up, and are to work when they follow the last close in a script.
 IDLE_SECONDS = 0.02
 IDLE_IMAGES = 64
+STALE_SECONDS = 1.0  # how long the kernel keeps pages of an open file that another client may write
 _BUSY_GRACE_SECONDS = 0.5  # a RELEASE may arrive after the unlink that followed its close
 
 Key = tuple[str, SnapId]
@@ -76,6 +78,11 @@ class ImageFile(OpenFile):
         self._has_direct_writers |= writes_directly
         keep, self.may_keep_pages = self.may_keep_pages, not self._has_direct_writers
         return keep and not self._has_other_writers
+
+    @property
+    def may_get_stale(self) -> bool:
+        """Whether another client may write at any time, without a word."""
+        return self.image.snap is None and self._has_other_writers
 
     def forget_kept(self) -> None:
         """The metadata has changed."""
@@ -240,16 +247,25 @@ class OpenImages:
             holder.is_closing = True
             holder.wake()
 
+    async def _open(self, stack: AsyncExitStack, inode: Inode) -> Image:
+        """Open an image until the end of the stack; for reading only, where we may not do more."""
+        opened = partial(
+            open_image, self._ioctx, image_id=inode.image_id, snap_id=inode.snap_id if inode.snap_id != HEAD else None
+        )
+        read_only = self._read_only or inode.snap_id != HEAD
+        try:
+            return await stack.enter_async_context(opened(read_only=read_only))
+        except PermissionDenied as err:
+            if read_only:
+                raise
+            log.info("%s: opened for reading only: %s", inode, err)
+            return await stack.enter_async_context(opened(read_only=True))
+
     async def _hold(self, key: Key, holder: _Holder) -> None:
         inode = holder.inode
-        is_snapshot = inode.snap_id != HEAD
         try:
-            async with open_image(
-                self._ioctx,
-                image_id=inode.image_id,
-                snap_id=inode.snap_id if is_snapshot else None,
-                read_only=self._read_only or is_snapshot,
-            ) as image:
+            async with AsyncExitStack() as stack:
+                image = await self._open(stack, inode)
                 holder.file = ImageFile(holder, image)
                 inode.pages_from = 0
                 unsubscribe = image.subscribe(partial(self._changed, holder))
@@ -282,13 +298,19 @@ class OpenImages:
             holder.wake()
         if change & ImageChange.LOCK:
             file.lock_moved()
+            holder.wake()
         if change & ImageChange.CONTENT:
             file.may_keep_pages = False
         self._on_change(file, change)
 
     async def _until_idle(self, holder: _Holder) -> None:
+        file = holder.file
+        assert file is not None
         while not holder.is_closing and (holder.users or not holder.is_wanted):
-            with trio.move_on_after(float("inf") if holder.users else IDLE_SECONDS) as wait:
+            patience = IDLE_SECONDS if not holder.users else STALE_SECONDS if file.may_get_stale else float("inf")
+            with trio.move_on_after(patience) as wait:
                 await holder.changed.wait()
-            if wait.cancelled_caught and not holder.users:
-                return
+            if wait.cancelled_caught:
+                if not holder.users:
+                    return
+                self._on_change(file, ImageChange.CONTENT)

@@ -73,6 +73,11 @@ def test_two_mounts_of_one_store_see_each_other(daemon: Daemon, tmp_path: Path) 
         with ours.open("r+b") as file:
             file.write(b"3" * 10)
         assert theirs.read_bytes()[:11] == b"3" * 10 + b"2"
+        with theirs.open("rb", buffering=0) as reader, ours.open("r+b", buffering=0) as writer:
+            for letter in (b"4", b"5"):  # the writer has, and keeps, the lock: nobody tells the reader
+                writer.write(letter * 10)
+                writer.seek(0)
+                soon(lambda letter=letter: os.pread(reader.fileno(), 10, 0) == letter * 10)
         second.stop()
 
 
