@@ -10,7 +10,9 @@ from contextlib import suppress
 from rbdfs.cls import directory
 from rbdfs.cls.notify import HeaderUpdate
 from rbdfs.cls.query import ask, change
-from rbdfs.errors import Exists, NotFound
+from rbdfs.errors import Corrupt, Exists, NotFound, ReadOnly
+from rbdfs.image.features import forbids_writing
+from rbdfs.image.header import read_header
 from rbdfs.image.lookup import exists, lookup, where
 from rbdfs.image.names import header_object, id_object, old_header_object
 from rbdfs.image.spec import check_image_name
@@ -20,9 +22,10 @@ from rbdfs.rados.ops import Create
 
 
 async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
-    """Give an image another name: NotFound, or Exists where that one is taken."""
+    """Give an image another name: NotFound; Exists where that one is taken; ReadOnly, say of a mirror's copy."""
     check_image_name(new_name)
     image_id = await lookup(ioctx, name)
+    await _check_writable(ioctx, name, image_id)
     if await exists(ioctx, old_header_object(new_name)):
         raise Exists(f"{where(ioctx, new_name)}: the image exists")
     try:
@@ -38,6 +41,12 @@ async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
         raise
     await calls.remove(ioctx, id_object(name), missing_ok=True)
     await _tell(ioctx, image_id)
+
+
+async def _check_writable(ioctx: IoCtx, name: str, image_id: str) -> None:
+    with suppress(NotFound, Corrupt):  # a damaged image may be renamed
+        if refused := forbids_writing((await read_header(ioctx, image_id)).features):
+            raise ReadOnly(f"{where(ioctx, name)}: feature {', '.join(refused)} is not supported for writing")
 
 
 async def _tell(ioctx: IoCtx, image_id: str) -> None:

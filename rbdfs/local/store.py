@@ -10,13 +10,14 @@ A store that was not closed in order is put right when it is opened: what nothin
 block hands out another image's bytes.
 """
 
+import errno
 import logging
 import os
 from pathlib import Path
 
 import trio
 
-from rbdfs.errors import Corrupt, InvalidArgument, NotFound, PermissionDenied, RbdfsError, StoreFailure
+from rbdfs.errors import Corrupt, InvalidArgument, NotFound, PermissionDenied, RbdfsError, ReadOnly, StoreFailure
 from rbdfs.local.batch import Batch
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, Blocks
 from rbdfs.local.database import Database
@@ -183,5 +184,7 @@ def _sync_directory(path: Path) -> None:
 
 def from_os_error(path: Path, err: OSError) -> RbdfsError:
     """An error of the filesystem that a store is in, by meaning."""
-    kind = PermissionDenied if isinstance(err, PermissionError) else StoreFailure
+    kind: type[RbdfsError] = PermissionDenied if isinstance(err, PermissionError) else StoreFailure
+    if err.errno == errno.EROFS:
+        kind = ReadOnly
     return kind(f"{path}: {err.strerror}")

@@ -6,7 +6,7 @@ from image.conftest import MIB, Pools, until
 from rbdfs.cls import directory as cls_directory
 from rbdfs.cls.notify import HeaderUpdate
 from rbdfs.cls.query import change
-from rbdfs.errors import Busy, Exists, Gone, InvalidArgument, NotEmpty, NotFound, NotSupported
+from rbdfs.errors import Busy, Exists, Gone, InvalidArgument, NotEmpty, NotFound, NotSupported, ReadOnly
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature
 from rbdfs.image.header import read_header
@@ -65,6 +65,16 @@ async def test_rename(pools: Pools) -> None:
         assert (await directory.list_images(ioctx))["new"] == image_id
         with pytest.raises(NotFound):
             await directory.lookup(ioctx, "old")
+
+
+async def test_an_image_that_may_not_be_written_keeps_its_name(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        image_id = await directory.create(ioctx, "vm", MIB)
+        features = int(Feature.EXCLUSIVE_LOCK | Feature.NON_PRIMARY).to_bytes(8, "little")
+        await calls.omap_set(ioctx, f"rbd_header.{image_id}", {"features": features})
+        with pytest.raises(ReadOnly, match="non-primary"):
+            await directory.rename(ioctx, "vm", "new")
+        assert list(await directory.list_images(ioctx)) == ["vm"]
 
 
 async def test_rename_interrupted_before_the_directory_can_be_done_again(pools: Pools) -> None:
