@@ -5,8 +5,9 @@
     [fd00::1]:3300, fd00::1, [v2:[fd00::1]:3300/0]
     mon.example.com                     every address that the name has
 
-Without a port it is 3300. An address of messenger 1 (`v1:`, or port 6789) stands for the same monitor's port 3300,
-unless the same brackets name its v2 address.
+Without a port it is 3300. Messenger 1's default port, 6789, stands for the same monitor's port 3300. Any other port
+stays as it is, `v1:` or not, since nothing tells where that monitor speaks messenger 2: whoever connects hears what is
+there. An address `v1:` does not count where the same brackets name a newer one.
 """
 
 import ipaddress
@@ -42,7 +43,7 @@ def parse(text: str, where: str, resolve: Resolve = resolve_name) -> list[Entity
         parsed = [_parse_address(address, where) for address in group]
         newest = [address for address in parsed if address[0] != "v1"] or parsed
         for kind, host, port, nonce in newest:
-            if kind == "v1" or (not kind and port == _OLD_PORT):
+            if kind in ("v1", "") and port == _OLD_PORT:
                 port = PORT
             for ip in [host] if _is_ip(host) else resolve(host):
                 addresses[_make_address(ip, port or PORT, nonce)] = None
