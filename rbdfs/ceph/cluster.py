@@ -41,7 +41,7 @@ async def connect(options: ConnectOptions, *, say: Callable[[str], None] = _sile
     AuthenticationFailed where it does not accept our key, TimedOut where no monitor answers, ConfigError where it is
     not the cluster that the configuration names.
     """
-    identity = Identity()
+    identity = Identity(with_data_crc=options.with_data_crc)
     monitors = MonitorClient(
         options.monitors,
         options.credentials(),

@@ -9,9 +9,10 @@ import hmac
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
+from ceph.archives import members
 
 from rbdfs.ceph.cephx.ciphers import Usage
 from rbdfs.ceph.cephx.credentials import MonitorLogin
@@ -33,12 +34,14 @@ from rbdfs.ceph.cephx.structures import (
     TicketList,
     TicketSecret,
 )
+from rbdfs.ceph.messages import OSDMapMessage
 from rbdfs.ceph.msgr2.buffers import BufferPool
-from rbdfs.ceph.msgr2.frames import CrcFrames, FrameCodec, Tag
+from rbdfs.ceph.msgr2.frames import CRC, PREAMBLE_SIZE, CrcFrames, FrameCodec, Tag
 from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.ceph.msgr2.secure import SECRET_SIZE, SecureFrames
+from rbdfs.ceph.osdmap import OSDMap
 from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr, EntityType, UTime
-from rbdfs.wire import Cursor, encode_value
+from rbdfs.wire import Buffer, Cursor, encode_value
 
 AUTH, MON, OSD = EntityType.AUTH, EntityType.MON, EntityType.OSD
 
@@ -46,6 +49,30 @@ AUTH, MON, OSD = EntityType.AUTH, EntityType.MON, EntityType.OSD
 def new_key(key_type: KeyType) -> CryptoKey:
     """A secret that nobody knows."""
     return CryptoKey(key_type, os.urandom(16 * key_type))
+
+
+def a_map() -> bytes:
+    """Some map that a cluster once had, as a monitor sends it."""
+    encoded = next(data for name, data in members("maps-16.2").items() if name.endswith(".osdmap"))
+    osdmap = OSDMap.from_bytes(encoded)
+    return OSDMapMessage(osdmap.fsid.bytes, {}, {osdmap.epoch: encoded}, osdmap.epoch, osdmap.epoch).to_bytes()
+
+
+class UnsummedFrames(CrcFrames):
+    """Those of a daemon whose ms_crc_data is false: no checksum but the preamble's."""
+
+    def encode(self, tag: int, control: Buffer) -> bytes:
+        """A frame of one segment."""
+        return super().encode(tag, control)[: -CRC.size] + bytes(CRC.size)
+
+    def encode_message(self, header: bytes, front: Buffer, data: Sequence[Buffer]) -> list[Buffer]:
+        """A MESSAGE frame."""
+        frame = bytearray(b"".join(super().encode_message(header, front, data)))
+        control_end = PREAMBLE_SIZE + len(header)
+        frame[control_end : control_end + CRC.size] = bytes(CRC.size)
+        if len(frame) > control_end + CRC.size:
+            frame[-3 * CRC.size :] = bytes(3 * CRC.size)
+        return [bytes(frame)]
 
 
 class TicketMonitor:
@@ -117,10 +144,11 @@ _BANNER = b"ceph v2\n" + struct.pack("<HQQ", 16, 1, 0)
 class MonitorPeer:
     """Every session is served like a monitor's, and counted."""
 
-    def __init__(self, tickets: TicketMonitor, osd_map: bytes) -> None:
-        """`osd_map` is the front of an MOSDMap message."""
+    def __init__(self, tickets: TicketMonitor, osd_map: bytes, codec: type[CrcFrames] = CrcFrames) -> None:
+        """`osd_map` is the front of an MOSDMap message; `codec` for what is not secure."""
         self.tickets = tickets
         self.osd_map = osd_map
+        self.codec = codec
         self.sessions = self.expired = 0
         self.address = EntityAddr(AddrType.MSGR2, "192.0.2.1", 3300)
         self._clients, self._waiting = trio.open_memory_channel[socket.socket](10)
@@ -161,7 +189,7 @@ class _Session:
 
     def __init__(self, peer: MonitorPeer, sock: "trio.socket.SocketType") -> None:
         self._peer, self._socket = peer, sock
-        self._codec: FrameCodec = CrcFrames()
+        self._codec: FrameCodec = peer.codec()
         self._buffer = b""
         self._received, self._sent = bytearray(), bytearray()
         self._seq = 0

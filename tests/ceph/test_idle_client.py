@@ -6,23 +6,13 @@ import os
 import pytest
 import trio
 import trio.testing
-from ceph.archives import members
-from ceph.monitor_peer import MonitorPeer, TicketMonitor, new_key
+from ceph.monitor_peer import MonitorPeer, TicketMonitor, a_map, new_key
 
 from rbdfs.ceph.cephx.keys import KeyType
 from rbdfs.ceph.cluster import connect
 from rbdfs.ceph.config import ConnectOptions
-from rbdfs.ceph.messages import OSDMapMessage
 from rbdfs.ceph.msgr2 import connection
 from rbdfs.ceph.msgr2.login import Mode
-from rbdfs.ceph.osdmap import OSDMap
-
-
-def a_map() -> bytes:
-    """Some map that a cluster once had, as a monitor sends it."""
-    encoded = next(data for name, data in members("maps-16.2").items() if name.endswith(".osdmap"))
-    osdmap = OSDMap.from_bytes(encoded)
-    return OSDMapMessage(osdmap.fsid.bytes, {}, {osdmap.epoch: encoded}, osdmap.epoch, osdmap.epoch).to_bytes()
 
 
 @pytest.mark.parametrize(("key_type", "mode"), [(KeyType.AES, Mode.CRC), (KeyType.AES256KRB5, Mode.SECURE)])

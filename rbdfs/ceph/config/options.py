@@ -71,6 +71,7 @@ class ConnectOptions:
     methods: tuple[Method, ...] = (Method.CEPHX, Method.NONE)
     modes: tuple[Mode, ...] = (Mode.CRC, Mode.SECURE)  # with OSDs and managers, in order of preference
     monitor_modes: tuple[Mode, ...] = (Mode.SECURE, Mode.CRC)
+    with_data_crc: bool = True  # False: daemons may send no checksums of what they send
     osd_op_timeout: float | None = None  # seconds; None: an op waits for as long as it takes
     mon_op_timeout: float | None = None
     mount_timeout: float | None = None  # how long to look for a monitor; None: as long as it seems to make sense
@@ -101,6 +102,7 @@ def load(flags: ConnectFlags | None = None, environ: Mapping[str, str] = os.envi
         methods=tuple(_choices(settings, "auth_client_required", "cephx, none", _METHODS)),
         modes=tuple(_choices(settings, "ms_client_mode", "crc secure", _MODES)),
         monitor_modes=tuple(_choices(settings, "ms_mon_client_mode", "secure crc", _MODES)),
+        with_data_crc=settings.boolean("ms_crc_data", default=True),
         osd_op_timeout=settings.seconds("rados_osd_op_timeout"),
         mon_op_timeout=settings.seconds("rados_mon_op_timeout"),
         mount_timeout=settings.seconds("client_mount_timeout"),

@@ -12,6 +12,7 @@ from rbdfs.errors import ConfigError
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _MAX_DEPTH = 10
 _UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}  # Ceph knows no "yes" and no "off"
 
 
 class Settings:
@@ -50,6 +51,14 @@ class Settings:
         if match is None or match[2] not in _UNITS:
             raise ConfigError(f"{self.where(key)}: {key} = {text} is no span of time")
         return float(match[1]) * _UNITS[match[2]] or None
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """Whether it is so."""
+        text = self.get(key)
+        value = _BOOLEANS.get(text.lower(), default if not text else None)
+        if value is None:
+            raise ConfigError(f"{self.where(key)}: {key} = {text} is neither true nor false")
+        return value
 
     def where(self, key: str) -> str:
         """Where a key is set, for an error message."""

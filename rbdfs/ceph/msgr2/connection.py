@@ -54,10 +54,11 @@ class ConnectionLost(RbdfsError):
 
 @dataclass(slots=True)
 class Identity:
-    """What is the same on all connections of one client: the nonce, by which the cluster knows and fences it."""
+    """What is the same on all connections of one client: first the nonce, by which the cluster knows and fences it."""
 
     nonce: int = field(default_factory=lambda: int.from_bytes(os.urandom(4), "little") or 1)
     buffers: BufferPool = field(default_factory=BufferPool, repr=False)
+    with_data_crc: bool = True  # ms_crc_data: False where peers may leave out the checksums of segments
     _global_seq: int = 0
 
     def next_global_seq(self) -> int:
@@ -110,6 +111,7 @@ class Connection:
             global_seq=identity.next_global_seq(),
             modes=modes,
             buffers=identity.buffers,
+            with_data_crc=identity.with_data_crc,
         )
         with trio.move_on_after(OPEN_TIMEOUT):
             try:

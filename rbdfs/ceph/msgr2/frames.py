@@ -6,7 +6,9 @@
 
 A frame counts its segments up to the last that is not empty; with one segment there is no epilogue. Checksums are
 CRC-32C without the final inversion, begun with 0 for the preamble and with 0xffffffff for all else
-(doc/dev/msgr2.rst, `frames_v2.cc`). Every checksum is checked: what comes out of `decode` is what the peer sent.
+(doc/dev/msgr2.rst, `frames_v2.cc`). Every checksum is checked: what comes out of `decode` is what the peer sent. Only
+where `ms_crc_data` is false may a segment's be 0, for "not computed": daemons after 16.2 then compute none but the
+preamble's, and do not look at ours. We send ours all the same, for 16.2 checks them whatever that option says.
 
 Two codecs have the same three methods, so the connection does not know which it has. Decoding takes a window of a
 receive buffer and copies nothing: segments are views of the buffer (CRC) or of fresh plain text (secure).
@@ -124,8 +126,10 @@ class CrcFrames:
 
     is_fresh = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_data_crc: bool = True) -> None:
+        """`with_data_crc`: the peer has to sum its segments, too, not only its preambles."""
         self.wanted = PREAMBLE_SIZE
+        self._with_data_crc = with_data_crc
         self._preambles: dict[tuple[int, int], bytes] = {}  # those of our messages, by front and data length
         self._shapes: dict[bytes, _Shape] = {}  # the peer's frames, by preamble
         self._ahead: tuple[int, int] | None = None  # of a frame that is not whole: where its checksum stands, and it
@@ -174,7 +178,7 @@ class CrcFrames:
         frame = buffer[start : start + shape.size]
         control = frame[PREAMBLE_SIZE : shape.control_end]
         if crc32c(control) ^ _ALL_ONES != CRC.unpack_from(frame, shape.control_end)[0]:
-            raise WireError(f"frame {shape.tag} with a wrong checksum of its control segment")
+            self._refuse_or_excuse(CRC.unpack_from(frame, shape.control_end)[0], shape.tag, "its control segment")
         segments = [control]
         if shape.spans:
             late_status, *crcs = _EPILOGUE.unpack_from(frame, shape.size - _EPILOGUE.size)
@@ -186,11 +190,17 @@ class CrcFrames:
                 else:
                     found = crc32c(segment)
                 if found ^ _ALL_ONES != crc:
-                    raise WireError(f"frame {shape.tag} with a wrong checksum of segment {len(segments)}")
+                    self._refuse_or_excuse(crc, shape.tag, f"segment {len(segments)}")
                 segments.append(segment)
             if late_status & LATE_STATUS_MASK != COMPLETE:
                 return refuse_or_skip(late_status, shape.size)
         return shape.tag, segments, shape.size
+
+    def _refuse_or_excuse(self, crc: int, tag: int, segment: str) -> None:
+        """What to make of a checksum that is not its segment's."""
+        if crc or self._with_data_crc:
+            hint = "" if crc else " (is ms_crc_data false there?)"
+            raise WireError(f"frame {tag} with a wrong checksum of {segment}{hint}")
 
     def _sum_ahead(self, shape: "_Shape", part: memoryview) -> None:
         """Take what has come of the last segment into its checksum, while the CPU's cache still has it."""

@@ -131,13 +131,14 @@ class Handshake:
         global_seq: int = 1,
         modes: Sequence[Mode] = (Mode.CRC, Mode.SECURE),
         buffers: BufferPool | None = None,
+        with_data_crc: bool = True,
     ) -> None:
-        """`buffers` are for large data in secure mode."""
+        """`buffers` are for large data in secure mode, `with_data_crc` for all that is not secure (CrcFrames)."""
         self.established: Established | None = None
         self._target, self._peer_type, self._login = target, peer_type, login
         self._nonce, self._global_seq, self._modes = nonce, global_seq, list(modes)
         self._buffers = buffers or BufferPool()
-        self._codec: FrameCodec = CrcFrames()
+        self._codec: FrameCodec = CrcFrames(with_data_crc=with_data_crc)
         self._buffer = bytearray()
         self._received = bytearray()  # what the signatures cover
         self._sent = bytearray()

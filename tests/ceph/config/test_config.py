@@ -54,6 +54,7 @@ def test_minimal_configuration(files: Files) -> None:
     assert options.methods == (Method.CEPHX, Method.NONE)
     assert options.modes == (Mode.CRC, Mode.SECURE)
     assert options.monitor_modes == (Mode.SECURE, Mode.CRC)
+    assert options.with_data_crc
     assert options.osd_op_timeout is None
 
 
@@ -64,6 +65,13 @@ def test_own_section_wins_over_its_types_and_global(files: Files) -> None:
     files.conf.write_text(files.conf.read_text() + "[client.vm]\nrados-osd-op-timeout = 3m\n")
     assert load(Flags(conf=flags.conf, id="vm"), {}).osd_op_timeout == 180
     assert load(flags, {}).osd_op_timeout == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("false", False), ("False", False), ("0", False), ("true", True), ("1", True), ("", True)]
+)
+def test_checksums_may_be_off(files: Files, value: str, expected: bool) -> None:
+    assert load(files.minimal(f"ms crc data = {value}\n"), {}).with_data_crc is expected
 
 
 def test_variables_are_expanded(files: Files) -> None:
@@ -146,6 +154,7 @@ def test_keyring_that_is_not_there_is_told(files: Files) -> None:
         ("[global]\nmon host = 10.0.0.1:99999\n", r"ceph\.conf:2: 10\.0\.0\.1:99999 is no address"),
         ("mon host = 10.0.0.1\nms client mode = plain\n", r"ceph\.conf:2: ms_client_mode = plain: may be crc, secure"),
         ("mon host = 10.0.0.1\nrados osd op timeout = soon\n", r"ceph\.conf:2: .* soon is no span of time"),
+        ("mon host = 10.0.0.1\nms crc data = off\n", r"ceph\.conf:2: ms_crc_data = off is neither true nor false"),
         ("mon host = 10.0.0.1\n[client]\nkey = x\n", r"ceph\.conf:3: key is not base64"),
     ],
 )

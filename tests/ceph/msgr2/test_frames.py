@@ -5,10 +5,11 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from ceph.monitor_peer import UnsummedFrames
 from hypothesis import given, settings, strategies as st
 
 from rbdfs.ceph.msgr2.buffers import BufferPool
-from rbdfs.ceph.msgr2.frames import ABORTED, CrcFrames, Frame, FrameCodec, Tag, crc32c, make_preamble
+from rbdfs.ceph.msgr2.frames import ABORTED, PREAMBLE_SIZE, CrcFrames, Frame, FrameCodec, Tag, crc32c, make_preamble
 from rbdfs.ceph.msgr2.secure import SecureFrames
 from rbdfs.errors import WireError
 
@@ -167,6 +168,38 @@ def test_checksums_are_those_of_the_protocol() -> None:
     preamble = head + struct.pack("<I", crc32c(head, 0xFFFFFFFF) ^ 0xFFFFFFFF)
     epilogue = struct.pack("<BIII", 0x0E, crc(b"front"), 0xFFFFFFFF, crc(b"data"))
     assert wire == preamble + HEADER + struct.pack("<I", crc(HEADER)) + b"front" + b"data" + epilogue
+
+
+CONTROL_CRC = PREAMBLE_SIZE + len(HEADER)  # where it stands
+
+
+@pytest.mark.parametrize(("front", "data"), [(b"", b""), (b"front", b""), (b"front", b"data"), (b"", bytes(600_000))])
+def test_checksums_may_be_left_out_where_that_is_agreed(front: bytes, data: bytes) -> None:
+    segments = [HEADER, front, b"", data] if data else [HEADER, front] if front else [HEADER]
+    for sender in (CrcFrames(), UnsummedFrames()):
+        wire = memoryview(b"".join(sender.encode_message(HEADER, front, [data] if data else [])))
+        receiver = CrcFrames(with_data_crc=False)
+        assert receiver.decode(wire, 0, len(wire) - 1) is None
+        assert plain(receiver.decode(wire, 0, len(wire))) == (Tag.MESSAGE, segments, len(wire))
+
+
+def test_checksum_that_was_left_out_is_named_where_that_is_not_agreed() -> None:
+    summed = b"".join(CrcFrames().encode_message(HEADER, b"front", [b"data"]))
+    wire = bytearray(b"".join(UnsummedFrames().encode_message(HEADER, b"front", [b"data"])))
+    with pytest.raises(WireError, match=r"checksum of its control segment \(is ms_crc_data false there\?\)"):
+        CrcFrames().decode(memoryview(wire), 0, len(wire))
+    wire[CONTROL_CRC : CONTROL_CRC + 4] = summed[CONTROL_CRC : CONTROL_CRC + 4]
+    with pytest.raises(WireError, match=r"checksum of segment 1 \(is ms_crc_data false there\?\)"):
+        CrcFrames().decode(memoryview(wire), 0, len(wire))
+
+
+@pytest.mark.parametrize("place", [CONTROL_CRC - 1, CONTROL_CRC, CONTROL_CRC + 4, -14, -12, -4])
+@pytest.mark.parametrize("with_data_crc", [True, False])
+def test_checksum_that_is_there_is_checked_everywhere(place: int, with_data_crc: bool) -> None:
+    wire = bytearray(b"".join(CrcFrames().encode_message(HEADER, b"front", [b"data"])))
+    wire[place] ^= 1
+    with pytest.raises(WireError, match=r"wrong checksum of [a-z0-9 ]+$"):
+        CrcFrames(with_data_crc=with_data_crc).decode(memoryview(wire), 0, len(wire))
 
 
 @pytest.mark.parametrize("lengths", [(41, 1 << 31), (41, 0)])

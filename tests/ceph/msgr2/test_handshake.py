@@ -17,7 +17,7 @@ from rbdfs.ceph.msgr2.frames import CrcFrames, Tag
 from rbdfs.ceph.msgr2.handshake import Handshake
 from rbdfs.ceph.msgr2.login import Login, Mode
 from rbdfs.ceph.types import EntityAddr, EntityType
-from rbdfs.errors import AuthenticationFailed, NotSupported, ProtocolError, RbdfsError
+from rbdfs.errors import AuthenticationFailed, NotSupported, ProtocolError, RbdfsError, WireError
 
 VECTORS = {
     path.stem.removeprefix("handshakes-"): json.loads(path.read_text())
@@ -113,6 +113,22 @@ def greeted(target: EntityType = EntityType.MON, modes: list[Mode] | None = None
     for step in vectors["steps"][1:3]:
         handshake.receive(bytes.fromhex(step["received"]))
     return handshake
+
+
+def receive_unsummed_greeting(*, with_data_crc: bool) -> bytes:
+    """What we answer to a HELLO without its checksum."""
+    login = Credentials("client.x", None, bytes).monitor_login(0)
+    target = EntityAddr(2, "10.0.0.1", 3300)
+    handshake = Handshake(target, EntityType.MON, login, nonce=1, with_data_crc=with_data_crc)
+    handshake.start()
+    greeting = bytes.fromhex(VECTORS["20.2"]["CRC"]["mon"]["steps"][1]["received"])
+    return handshake.receive(greeting[:-4] + bytes(4))
+
+
+def test_handshake_may_have_no_checksums_where_that_is_agreed() -> None:
+    assert receive_unsummed_greeting(with_data_crc=False)
+    with pytest.raises(WireError, match="is ms_crc_data false there"):
+        receive_unsummed_greeting(with_data_crc=True)
 
 
 def test_our_signature_covers_every_byte_received() -> None:

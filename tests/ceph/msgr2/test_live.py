@@ -32,7 +32,8 @@ def options_of(cluster: CephCluster, **flags: Any) -> ConnectOptions:
 
 async def open_monitor(options: ConnectOptions, credentials: Credentials, *modes: Mode) -> Connection:
     login = credentials.monitor_login(trio.current_time())
-    return await Connection.open(options.monitors[0], EntityType.MON, login, Identity(), modes=modes or tuple(Mode))
+    identity = Identity(with_data_crc=options.with_data_crc)
+    return await Connection.open(options.monitors[0], EntityType.MON, login, identity, modes=modes or tuple(Mode))
 
 
 def osd_address(cluster: CephCluster) -> EntityAddr:
@@ -176,6 +177,20 @@ def secure_cluster(request: pytest.FixtureRequest) -> Iterator[CephCluster]:
 def ipv6_cluster(request: pytest.FixtureRequest) -> Iterator[CephCluster]:
     """On ::1 only."""
     yield from start_monitors(request.param, host="::1")
+
+
+@pytest.fixture(scope="module", params=selected_releases())
+def unsummed_cluster(request: pytest.FixtureRequest) -> Iterator[CephCluster]:
+    """Without checksums of segments, as far as the release knows how (16.2 does not)."""
+    yield from start_monitors(request.param, conf="ms crc data = false\n")
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_cluster_without_checksums(unsummed_cluster: CephCluster, mode: Mode) -> None:
+    options = options_of(unsummed_cluster)
+    connection = await open_monitor(options, options.credentials(), mode)
+    connection.send(MON_SUBSCRIBE, SUBSCRIBE_TO_OSDMAP, version=3)
+    assert await first_message(connection, OSD_MAP)
 
 
 async def test_cluster_on_ipv6(ipv6_cluster: CephCluster) -> None:
