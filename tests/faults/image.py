@@ -83,5 +83,8 @@ class Written(Task):
         path.unlink(missing_ok=True)
         self._daemons.rbd("export", "--no-progress", spec, str(path))
         assert path.read_bytes() == content, f"{spec}: librbd finds something else"
-        self._daemons.rbd("object-map", "check", "--no-progress", spec)
-        assert "object map invalid" not in self._daemons.rbd("info", spec)
+        flags = self._daemons.rbd("info", spec)
+        assert "invalid" not in flags, f"{spec}: flagged by its writer"
+        check = self._daemons.run("rbd", "object-map", "check", "--no-progress", spec)
+        flags = self._daemons.rbd("info", spec)
+        assert "invalid" not in flags, f"{spec}: {check.stderr}"
