@@ -8,9 +8,9 @@ flushes, gives the exclusive lock up and ends the watch.
                        client wants the image (`ImageChange.WANTED`), or by `evicted`
 
 While an image is open, its watch tells us of every change, so the kernel may keep its pages from one open of the file
-to the next; but not what another client writes while it owns the lock, so then they are dropped every second. Once it
-was closed, the version of its header tells: nobody writes without the exclusive lock, and nobody
-takes that without changing the header.
+to the next. It does not tell what another client writes while that one owns the exclusive lock: then the pages are
+dropped every second. Once the image was closed, the version of its header tells: nobody writes without the lock, and
+nobody takes that without changing the header.
 """
 
 import logging
@@ -61,8 +61,8 @@ class ImageFile(OpenFile):
         self.image = image
         # What the kernel holds is from before we watched the image.
         self.may_keep_pages = bool(holder.inode.pages_from) and holder.inode.pages_from == image.header.version
-        ours = f"client.{image.ioctx.cluster.instance_id}"
         self._has_direct_writers = False  # ever, since the image was opened
+        ours = f"client.{image.ioctx.cluster.instance_id}"
         self._has_other_writers = image.lock is None or any(locker.entity != ours for locker in image.header.lockers)
         self.kept: Kept | None = None  # read when needed, void after a change of metadata
         self.metadata_changes = 0
