@@ -10,16 +10,14 @@ Objects that do not exist are left alone, so zeroing 16 TiB of nothing costs a l
 of an image is removed also where the image uses only its beginning; the image must not grow meanwhile.
 """
 
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 
-from rbdfs.errors import InvalidArgument, NotFound
+from rbdfs.errors import InvalidArgument
 from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import for_each
-from rbdfs.image.object_map import EXISTS
-from rbdfs.image.resizing import remove_objects
+from rbdfs.image.freeing import clear_part, remove_objects
 from rbdfs.image.striping import MAX_SIZE, ObjectExtent
-from rbdfs.rados.ops import AssertExists, Truncate, WriteOp, Zero
 
 _DISCARD_GRANULARITY = 64 << 10  # librbd: rbd_discard_granularity_bytes
 
@@ -71,16 +69,7 @@ async def _zero_pieces(image: ImageCore, offset: int, end: int, size: int) -> No
 
 async def _zero_object(image: ImageCore, size: int, extent: ObjectExtent) -> None:
     number, within, length, _ = extent
-    states = image.object_map.states if image.object_map is not None else None
-    if states is not None and not states[number]:
-        return
     if not within and length >= image.header.striping.used_size(number, size):
         await remove_objects(image, number, number + 1)
-        return
-    if states is not None and states[number] != EXISTS:
-        assert image.object_map is not None
-        await image.object_map.mark_exists(number)
-    step = Truncate(within) if within + length == image.object_size else Zero(within, length)
-    with suppress(NotFound):
-        op = WriteOp([AssertExists(), step], image.path.snapc, full_try=True)
-        await image.path.operate(number, op)
+    else:
+        await clear_part(image, number, within, length)

@@ -205,7 +205,7 @@ def test_image_of_ours_is_an_image_of_theirs(cluster: CephCluster, rbdfs: Rbdfs,
     facts = json.loads(cluster.rbd("info", image, "--format", "json"))
     assert (facts["size"], facts["snapshot_count"], facts["flags"]) == (100 << 20, 1, [])
     assert cluster.rbd("image-meta", "get", image, "k") == "v\n"
-    cluster.rbd("object-map", "check", image)
+    cluster.check_object_map(image)
     cluster.rbd("snap", "unprotect", f"{image}@t")
     assert rbdfs("snap", "purge", image).returncode == 0
     assert rbdfs("rm", image).returncode == 0

@@ -83,8 +83,4 @@ class Written(Task):
         path.unlink(missing_ok=True)
         self._daemons.rbd("export", "--no-progress", spec, str(path))
         assert path.read_bytes() == content, f"{spec}: librbd finds something else"
-        flags = self._daemons.rbd("info", spec)
-        assert "invalid" not in flags, f"{spec}: flagged by its writer"
-        check = self._daemons.run("rbd", "object-map", "check", "--no-progress", spec)
-        flags = self._daemons.rbd("info", spec)
-        assert "invalid" not in flags, f"{spec}: {check.stderr}"
+        self._daemons.check_object_map(spec)

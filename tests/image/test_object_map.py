@@ -69,6 +69,24 @@ async def test_snapshot_makes_clean_and_removal_gives_back(pools: Pools) -> None
                 await stored(image, first)
 
 
+async def test_what_clearing_leaves_as_it_was_stays_clean(pools: Pools) -> None:
+    """An OSD does nothing where an object ends before what is to be zeroed; nor must the map say that it did."""
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", 4 * MIB, order=20)
+        async with open_image(ioctx, "vm") as image:
+            for number in range(4):
+                await image.write(number * MIB, b"x" * 4096)
+            await snapshots.create(image, "s")
+            await image.write_zeroes(8192, 4096)
+            await image.write_zeroes(MIB + 4096, MIB - 4096)
+            await image.write_zeroes(2 * MIB + 4095, 4096)
+            await image.resize(3 * MIB + 4096)
+            assert await stored(image) == [CLEAN, CLEAN, EXISTS, CLEAN] == list(image.object_map.states)
+            await image.write_zeroes(10, 10)
+            assert await stored(image) == [EXISTS, CLEAN, EXISTS, CLEAN]
+            assert await image.read(0, 4096) == b"x" * 10 + bytes(10) + b"x" * 4076
+
+
 async def test_map_follows_the_size(pools: Pools) -> None:
     async with pools.client() as ioctx:
         await directory.create(ioctx, "vm", 4 * MIB, order=20)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from ceph_cluster import CephCluster
-from interop.librbd import our_pool, rbd, rbd_fails, rbd_json
+from interop.librbd import check_object_map, our_pool, rbd, rbd_fails, rbd_json
 
 from rbdfs.image import directory
 from rbdfs.image.features import DEFAULT_FEATURES, Feature, feature_names
@@ -98,7 +98,7 @@ async def test_what_we_create_rbd_reads_as_we_do(ceph_cluster: CephCluster, data
             header = await read_header(ioctx, await directory.lookup(ioctx, name))
             agrees(header, await rbd_json(ceph_cluster, "info", f"data/{name}"), name)
             if header.features & Feature.OBJECT_MAP and name != "huge":  # librbd would look at each object
-                await rbd(ceph_cluster, "object-map", "check", "--no-progress", f"data/{name}")
+                await check_object_map(ceph_cluster, f"data/{name}")
             await rbd(ceph_cluster, "rm", "--no-progress", f"data/{name}")
         assert not set(names) & set(await directory.list_images(ioctx))
 

@@ -8,7 +8,7 @@ done.
 import pytest
 import trio
 from ceph_cluster import CephCluster
-from interop.librbd import exported, our_pool, rbd
+from interop.librbd import check_object_map, exported, our_pool, rbd
 
 from rbdfs.image import directory, snapshots
 from rbdfs.image.image import Image, open_image
@@ -86,7 +86,7 @@ async def test_a_writing_librbd_makes_our_snapshots_at_one_moment(ceph_cluster: 
         assert image.size == 80 << 20
         await image.write(0, b"ours again")
     for name in (spec, f"{spec}@s0", f"{spec}@s2"):
-        await rbd(ceph_cluster, "object-map", "check", "--no-progress", name)
+        await check_object_map(ceph_cluster, name)
     assert (await exported(ceph_cluster, spec)).startswith(b"ours again")
     await rbd(ceph_cluster, "snap", "purge", "--no-progress", spec)
     await rbd(ceph_cluster, "rm", "--no-progress", spec)

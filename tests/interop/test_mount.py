@@ -55,7 +55,7 @@ def test_a_filesystem_made_through_the_mount_is_an_image(ceph_cluster: CephClust
         made.truncate(64 * MIB)
     sh("mkfs.ext4", "-q", file)
     assert exported(ceph_cluster, spec) == file.read_bytes()
-    ceph_cluster.rbd("object-map", "check", "--no-progress", spec)
+    ceph_cluster.check_object_map(spec)
     before = file.read_bytes()
     (daemon.path / ".snap/fs/one").touch()
     sh("fallocate", "-p", "-o", 1000, "-l", 3 * MIB, file)
@@ -65,7 +65,7 @@ def test_a_filesystem_made_through_the_mount_is_an_image(ceph_cluster: CephClust
     assert exported(ceph_cluster, f"{spec}@two") == (daemon.path / ".snap/fs/two").read_bytes() == file.read_bytes()
     assert file.read_bytes()[1000 : 1000 + 3 * MIB] == bytes(3 * MIB)
     for suffix in ("", "@one", "@two"):
-        ceph_cluster.rbd("object-map", "check", "--no-progress", spec + suffix)
+        ceph_cluster.check_object_map(spec + suffix)
     remove(ceph_cluster, file)
 
 
@@ -106,7 +106,7 @@ def test_qemu_and_the_mount_write_in_turns(ceph_cluster: CephCluster, daemon: Da
                 )
             )  # type: ignore[misc]
     sh("qemu-img", "compare", "-f", "raw", "-F", "raw", file, source)
-    ceph_cluster.rbd("object-map", "check", "--no-progress", "data/turns")
+    ceph_cluster.check_object_map("data/turns")
     remove(ceph_cluster, file)
 
 

@@ -42,7 +42,7 @@ class Judge:
         if not has_crashed:
             if header.features & Feature.OBJECT_MAP:
                 for suffix in ("", *(f"@{snap}" for snap in snaps[-_COMPARED_SNAPS:])):
-                    await self._rbd("object-map", "check", "--no-progress", spec + suffix)
+                    await trio.to_thread.run_sync(self._ceph.check_object_map, spec + suffix)
             if header.size:  # librbd ends with a failed assertion where it compares nothing (DiffIterate)
                 rows = (await self._json("du", spec))["images"]
                 theirs = [(row.get("snapshot"), row["provisioned_size"], row["used_size"]) for row in rows]
