@@ -25,7 +25,7 @@ from rbdfs.local.cache import ObjectCache
 from rbdfs.local.database import Database
 from rbdfs.local.direct import Direct
 from rbdfs.local.draft import ColdBlock, Draft
-from rbdfs.local.extents import block_at
+from rbdfs.local.extents import block_at, pieces
 from rbdfs.local.journal import Generation, Journal
 from rbdfs.local.media import Media
 from rbdfs.local.objects import ObjectKey, State, StoredObject, load_omap
@@ -35,6 +35,7 @@ from rbdfs.local.pools import Families, Pool
 from rbdfs.local.preallocation import Preallocation
 from rbdfs.local.reserve import Reserve
 from rbdfs.local.watches import Watches
+from rbdfs.local.write_behind import WriteBehind
 from rbdfs.rados.api import OnComplete, Outcome
 from rbdfs.rados.ops import HEAD, Read, ReadOp, Reply, SparseRead, Write, WriteOp
 
@@ -91,6 +92,7 @@ class Engine:
         self.readers = Offload("rbdfs-read", _READERS)
         self.writer = Offload("rbdfs-write", 1)
         self._large_writes = 0
+        self._write_behind = WriteBehind(media)
         self.preallocation = Preallocation(media, self.blocks)
         self._direct = Direct(media, self.blocks, self.preallocation, self.readers, self.journal)
         self.objects = ObjectCache(database, boot, last_unclean, self._zero_tails, self._on_marked)
@@ -144,6 +146,9 @@ class Engine:
                 outcome = self._run_write(client, pool, obj, op, patient, on_complete)  # type: ignore[arg-type]
                 if outcome is None:
                     return None
+                step = op.steps[0]
+                if type(step) is Write and len(step.data) >= _LARGE and obj.head is not None:
+                    self._write_behind.wrote(pieces(obj.head.blocks, step.offset, step.offset + len(step.data)))
         except RbdfsError as err:
             outcome = err
         except ColdBlock as cold:
@@ -225,6 +230,7 @@ class Engine:
 
         if not self._direct.overwrite_in_thread(head, step, self.writer, done):
             return False
+        self._write_behind.reset()
         obj.writing += 1
         self._waiting.add(obj)
         return True
@@ -395,3 +401,4 @@ class Engine:
         """The engine does no more ops."""
         self.readers.close()
         self.writer.close()
+        self._write_behind.close()

@@ -38,13 +38,13 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_only_what_is_in_memory_is_written_with_one_call(media: Media, writes: list[int]) -> None:
     data = os.urandom(MIB)
     media.write(4096, data)
-    assert writes == [65536] * 16
+    assert writes == [128 << 10] * 8
     writes.clear()
     media.write(5000, data[1000:])
     assert writes == [MIB - 1000]
     writes.clear()
     media.write(4096 + MIB // 2, data)  # its second half is new
-    assert writes == [65536] * 16
+    assert writes == [128 << 10] * 8
     found = bytearray(MIB // 2)
     media.read(4096, found)
     assert found == data[:904] + data[1000 : MIB // 2 + 96]
@@ -61,7 +61,7 @@ def test_without_the_system_call_everything_is_written_in_steps(
     for _ in range(2):
         writes.clear()
         media.write(0, data)
-        assert writes == [65536] * 16
+        assert writes == [128 << 10] * 8
     found = bytearray(MIB)
     media.read(0, found)
     assert found == data
