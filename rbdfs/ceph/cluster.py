@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from rbdfs.ceph.config import ConnectOptions
+from rbdfs.ceph.config import ConnectOptions, Settings
 from rbdfs.ceph.ioctx import CephIoCtx
 from rbdfs.ceph.monitor import MonitorClient
 from rbdfs.ceph.msgr2.connection import Identity
 from rbdfs.ceph.objecter import Objecter
 from rbdfs.ceph.osdmap import OSDMap
 from rbdfs.errors import ConfigError, Exists, NotFound, NotSupported, TimedOut
-from rbdfs.rados.api import StoreProperties
+from rbdfs.rados.api import Option, StoreProperties
 from rbdfs.rados.ops import PoolId, SnapId
 
 PROPERTIES = StoreProperties(
@@ -68,7 +68,7 @@ async def connect(options: ConnectOptions, *, say: Callable[[str], None] = _sile
                     )
             if limit.cancelled_caught:
                 raise TimedOut(_what_is_missing(monitors))
-            yield CephCluster(monitors, objecter)
+            yield CephCluster(monitors, objecter, options.settings)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise _single(group) from None
@@ -106,9 +106,10 @@ def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
 class CephCluster:
     """See `rados.api.Cluster`."""
 
-    def __init__(self, monitors: MonitorClient, objecter: Objecter) -> None:
+    def __init__(self, monitors: MonitorClient, objecter: Objecter, settings: Settings | None = None) -> None:
         self.monitors = monitors
         self.objecter = objecter
+        self._settings = settings
 
     @property
     def properties(self) -> StoreProperties:
@@ -141,6 +142,13 @@ class CephCluster:
         """The cluster, for a person."""
         where = ", ".join(address.endpoint for address in self.monitors.addresses)
         return f"Ceph cluster {self.fsid} at {where}"
+
+    async def option(self, name: str) -> Option | None:
+        """A value of the configuration: of ceph.conf and what overrides it, else of the monitors' database."""
+        if self._settings is not None and self._settings.has(name):
+            return Option(self._settings.get(name), self._settings.where(name))
+        value = (await self.monitors.options()).get(name)
+        return None if value is None else Option(value, "the cluster's configuration database")
 
     async def open_pool(self, pool: str | PoolId, namespace: str = "") -> CephIoCtx:
         """A handle on a pool; NotFound only where the newest map lacks it, NotSupported where it has a cache tier."""

@@ -83,6 +83,15 @@ class MonMapMessage(Message):
 
 
 @dataclass(slots=True)
+class ConfigMessage(Message):
+    """MConfig: the options that the monitors' configuration database sets for this client, all of them each time."""
+
+    TYPE = MessageType.CONFIG
+
+    options: dict[str, str]
+
+
+@dataclass(slots=True)
 class OSDMapMessage(Message):
     """MOSDMap: full maps and increments, by epoch, encoded; comes from monitors and from OSDs."""
 

@@ -18,6 +18,7 @@ import trio
 
 from rbdfs.ceph.cephx.credentials import Credentials
 from rbdfs.ceph.messages import (
+    ConfigMessage,
     Message,
     MessageType,
     MonCommand,
@@ -49,6 +50,7 @@ _DIAL_SECONDS = 3.0  # per monitor while hunting (librados: mon_client_hunt_inte
 _FIRST_PAUSE, _MAX_PAUSE = 0.1, 3.0  # between two rounds of all monitors
 _SHORT_LIFE = 1.0  # of a session that had better not been begun
 _RENEW_RETRY = 5.0  # after a renewal that got no answer
+_CONFIG_SECONDS = 3.0  # for the configuration to come, which monitors send at the beginning of a session
 
 
 class MapConsumer(Protocol):
@@ -101,6 +103,8 @@ class MonitorClient:
         self.global_id = 0
         self._connection: Connection | None = None
         self._has_monmap = trio.Event()
+        self._options: dict[str, str] = {}
+        self._has_options = trio.Event()
         self._had_session = False
         self._requests: dict[int, _Request] = {}
         self._last_tid = 0
@@ -149,6 +153,12 @@ class MonitorClient:
         await self._has_monmap.wait()
         assert self.monmap is not None
         return self.monmap.fsid.bytes
+
+    async def options(self) -> dict[str, str]:
+        """What the cluster's configuration database sets for this client (`ceph config set client ...`)."""
+        with trio.move_on_after(_CONFIG_SECONDS):
+            await self._has_options.wait()
+        return self._options
 
     @property
     def session_address(self) -> EntityAddr | None:
@@ -231,7 +241,8 @@ class MonitorClient:
         self._consumer.on_identity(self.my_addr, is_new=is_new)
         self._on_new_tickets()  # the login has brought them
         known = 0 if self.monmap is None else self.monmap.epoch + 1
-        self._send(MonSubscribe({"monmap": Subscription(known), "osdmap": Subscription(self._next_epoch())}))
+        wanted = {"monmap": known, "osdmap": self._next_epoch(), "config": 0}
+        self._send(MonSubscribe({what: Subscription(version) for what, version in wanted.items()}))
         for tid, request in self._requests.items():
             self._send(request.message, tid)
 
@@ -246,6 +257,9 @@ class MonitorClient:
         elif kind == MessageType.MON_MAP:
             self.monmap = MonMap.from_bytes(MonMapMessage.from_bytes(front).monmap)
             self._has_monmap.set()
+        elif kind == MessageType.CONFIG:
+            self._options = ConfigMessage.from_bytes(front).options
+            self._has_options.set()
         elif kind == MessageType.AUTH_REPLY:
             self._on_renewal_reply(front)
         else:

@@ -25,7 +25,7 @@ from rbdfs.cli.progress import Progress
 from rbdfs.errors import InvalidArgument, NotEmpty, RbdfsError
 from rbdfs.image import directory
 from rbdfs.image.directory import Layout
-from rbdfs.image.features import DEFAULT_FEATURES, Feature, feature_names
+from rbdfs.image.features import DEFAULT_FEATURES, FEATURE_NAMES, feature_names
 from rbdfs.image.header import Header, SnapInfo, read_header
 from rbdfs.image.image import open_image
 from rbdfs.image.spec import ImageSpec, check_image_name
@@ -53,13 +53,15 @@ def _create(parser: Parser) -> None:
 def add_layout_options(parser: Parser) -> None:
     """How a new image keeps its data."""
     size_of_objects = parser.add_mutually_exclusive_group()
-    size_of_objects.add_argument("--order", type=int, metavar="N", help="object size is 2^N bytes [default: 22]")
+    size_of_objects.add_argument(
+        "--order", type=int, metavar="N", help="object size is 2^N bytes [default: as configured, or 22]"
+    )
     size_of_objects.add_argument("--object-size", metavar="SIZE", help="object size, 4K to 32M, a power of two")
     parser.add_argument(
         "--image-feature",
         action="append",
         metavar="FEATURE[,...]",
-        help=f"features of the image [default: {','.join(feature_names(DEFAULT_FEATURES))}]",
+        help=f"features of the image [default: as configured, or {','.join(feature_names(DEFAULT_FEATURES))}]",
     )
     parser.add_argument("--stripe-unit", metavar="SIZE", help="bytes that stay together in one object")
     parser.add_argument("--stripe-count", type=int, metavar="N", help="objects that the stripe units go round")
@@ -92,13 +94,12 @@ def layout(arguments: Arguments) -> Layout:
 
 
 def _features(values: list[str]) -> int:
-    by_name = {feature_names(feature)[0]: feature for feature in Feature}
     features = 0
     for name in ",".join(values).split(","):
-        if name not in by_name:
+        if name not in FEATURE_NAMES:
             known = ", ".join(feature_names(DEFAULT_FEATURES))
             raise UsageError(f"the argument for option '--image-feature' is invalid: {name!r} (known: {known}, ...)")
-        features |= by_name[name]
+        features |= FEATURE_NAMES[name]
     return features
 
 

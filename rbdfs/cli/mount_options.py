@@ -59,7 +59,7 @@ VALUES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "gid": ("gid", _group, "group of the files, a name or a number"),
     "umask": ("umask", _octal, "what the permissions of files and directories lack [077]"),
     "image": ("image", str, "only images whose name matches, as the shell matches"),
-    "order": ("order", _order, "object size of images made here, as a power of two [22]"),
+    "order": ("order", _order, "object size of images made here, as a power of two [as configured, or 22]"),
     "fsname": ("fsname", str, "first column of df [the pool]"),
     "entry_timeout": ("entry_timeout", _seconds, "seconds that the kernel believes names [1]"),
     "attr_timeout": ("attr_timeout", _seconds, "seconds that the kernel believes sizes [1]"),

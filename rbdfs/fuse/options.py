@@ -4,8 +4,6 @@ import os
 from dataclasses import dataclass, field
 
 from rbdfs.fuse.attributes import Defaults
-from rbdfs.image.directory import DEFAULT_ORDER
-from rbdfs.image.features import DEFAULT_FEATURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +23,7 @@ class MountOptions:
     attr_timeout: float = 1.0  # seconds for which the kernel believes attributes
     image: str = "*"  # show only images whose name matches, as the shell matches
     no_shrink: bool = False  # refuse to make an image smaller, such as by `> image`
-    order: int = DEFAULT_ORDER  # of images made here
-    features: int = DEFAULT_FEATURES  # of images made here
+    order: int | None = None  # of images made here; None: as the pool or the configuration has it
     writeback: bool = False  # the kernel's write-back cache: faster, and not for data that others look at meanwhile
     single_lane: bool = False  # pyfuse3 serves everything: slower, no fallocate, no holes shown
     read_ahead: int = 4096  # KiB that the kernel reads ahead, where we may say so

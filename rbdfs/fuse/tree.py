@@ -203,9 +203,7 @@ class Tree:
         self._check_name(why_no_image_file_name(name))
         if not fnmatch.fnmatchcase(name, self._options.image):
             raise PermissionDenied(f"{name}: this mount shows only {self._options.image}")
-        image_id = await directory.create(
-            self._ioctx, name, 0, order=self._options.order, features=self._options.features
-        )
+        image_id = await directory.create(self._ioctx, name, 0, order=self._options.order)
         inode = self.inodes.image(image_id, name)
         if (uid, gid) != (self._defaults.uid, self._defaults.gid):
             await self._keep(inode, {OWNER_KEY: f"{uid}:{gid}"})

@@ -13,7 +13,8 @@ from rbdfs.cls import directory, object_map, rbd
 from rbdfs.cls.query import ask, change
 from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, DirectoryState
 from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, TooLarge
-from rbdfs.image.features import DEFAULT_FEATURES, Feature, check_creatable
+from rbdfs.image.defaults import find_defaults
+from rbdfs.image.features import Feature, check_creatable
 from rbdfs.image.lookup import exists, lookup, where
 from rbdfs.image.names import data_prefix, header_object, id_object, object_map_object, old_header_object
 from rbdfs.image.progress import OnProgress, quiet
@@ -25,7 +26,6 @@ from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Create
 
-DEFAULT_ORDER = 22
 _MIN_ORDER, _MAX_ORDER = 12, 25
 _PAGE = 1024
 _ID_LENGTH = 14  # RBD_MAX_IMAGE_ID_LENGTH
@@ -59,14 +59,19 @@ async def create(
     name: str,
     size: int,
     *,
-    order: int = DEFAULT_ORDER,
-    features: int = DEFAULT_FEATURES,
+    order: int | None = None,
+    features: int | None = None,
     stripe_unit: int = 0,
     stripe_count: int = 0,
-    data_pool: str = "",
+    data_pool: str | None = None,
 ) -> str:
-    """Make an image; gives its id. Exists where the name is taken."""
+    """Make an image, of which `defaults` has what is left out; gives its id. Exists where the name is taken."""
     check_image_name(name)
+    defaults = await find_defaults(ioctx)
+    order = defaults.order if order is None else order
+    features = defaults.features if features is None else features
+    stripe_unit, stripe_count = stripe_unit or defaults.stripe_unit, stripe_count or defaults.stripe_count
+    data_pool = defaults.data_pool if data_pool is None else data_pool
     if not _MIN_ORDER <= order <= _MAX_ORDER:
         raise InvalidArgument(f"object order {order} is not between {_MIN_ORDER} and {_MAX_ORDER}")
     if size < 0:

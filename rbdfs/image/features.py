@@ -8,6 +8,7 @@ from rbdfs.errors import NotSupported
 
 __all__ = [
     "DEFAULT_FEATURES",
+    "FEATURE_NAMES",
     "Feature",
     "ImageFlag",
     "check_creatable",
@@ -38,6 +39,7 @@ def feature_names(features: int) -> list[str]:
 
 
 _KNOWN = {int(feature) for feature in Feature}
+FEATURE_NAMES = {feature.rbd_name: feature for feature in Feature}
 
 
 def forbids_writing(features: int, op_features: int = 0) -> list[str]:

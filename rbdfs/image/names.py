@@ -6,6 +6,8 @@ from rbdfs.rados.ops import HEAD, SnapId
 
 __all__ = ["data_object", "data_prefix", "header_object", "id_object", "object_map_object", "old_header_object"]
 
+POOL_INFO = "rbd_info"  # what a pool keeps about all its images; in the default namespace
+
 
 def old_header_object(name: str) -> str:
     """The header of an image of format 1."""

@@ -63,7 +63,7 @@ async def copy_image(
     It is laid out as the other one, but for what is asked for, and in the pool's own data pool. Where the store can,
     they share what they hold until one of them is written. Nothing is left of it if that fails.
     """
-    async with _new_image(ioctx, name, source.size, _layout_of(source) | layout) as image:
+    async with _new_image(ioctx, name, source.size, _layout_like(source, layout)) as image:
         for key, value in (await source.metadata_list()).items():
             await image.metadata_set(key, value)
         size, done = source.size, 0
@@ -81,11 +81,15 @@ async def copy_image(
         await for_each(_chunks_of(await source.data_extents(0, size)), copy, at_once=_AT_ONCE)
 
 
-def _layout_of(image: Image) -> Layout:
+def _layout_like(image: Image, wanted: Layout) -> Layout:
+    """The layout of an image, but for what is wanted; nothing of it is left to defaults."""
     header = image.header
     layout: Layout = {"order": header.order, "features": header.features & ~_NOT_COPIED}
     if header.features & Feature.STRIPINGV2:
         layout |= {"stripe_unit": header.stripe_unit, "stripe_count": header.stripe_count}
+    layout |= wanted
+    if "stripe_unit" not in layout:
+        layout |= {"stripe_unit": 1 << layout["order"], "stripe_count": 1}
     return layout
 
 

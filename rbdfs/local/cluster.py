@@ -25,7 +25,7 @@ from rbdfs.local.owner import Lock, Owner, lock_holder
 from rbdfs.local.remote import Remote
 from rbdfs.local.server import Server
 from rbdfs.local.session import Session
-from rbdfs.rados.api import NotifyReply, OnComplete, Outcome, PoolUsage, StoreProperties, WatchEvent, WatchLost
+from rbdfs.rados.api import NotifyReply, OnComplete, Option, Outcome, PoolUsage, StoreProperties, WatchEvent, WatchLost
 from rbdfs.rados.ops import PoolId, ReadOp, Reply, SnapId, WriteOp
 
 _PROPERTIES = StoreProperties(
@@ -252,6 +252,10 @@ class LocalCluster:
     def description(self) -> str:
         """The store, for a person."""
         return f"local store {self._path}"
+
+    async def option(self, name: str) -> Option | None:
+        """Nothing is configured for a local store."""
+        return None
 
     async def open_pool(self, pool: str | PoolId, namespace: str = "") -> "LocalIoCtx":
         """A handle on a pool."""

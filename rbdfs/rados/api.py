@@ -148,6 +148,13 @@ class IoCtx(Protocol):
         """What the pool holds and can still take."""
 
 
+class Option(NamedTuple):
+    """A value that whoever runs the store has configured, and where."""
+
+    value: str
+    source: str
+
+
 class Cluster(Protocol):
     """A connection to a store."""
 
@@ -170,6 +177,9 @@ class Cluster(Protocol):
     @property
     def description(self) -> str:
         """The store, for a person: `local store /var/lib/rbdfs`, `Ceph cluster <fsid> at <monitors>`."""
+
+    async def option(self, name: str) -> Option | None:
+        """What is configured for clients by the name of an option of Ceph's, such as `rbd_default_order`."""
 
     async def open_pool(self, pool: str | PoolId, namespace: str = "") -> IoCtx:
         """A handle on a pool; NotFound where there is none."""

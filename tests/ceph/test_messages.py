@@ -15,6 +15,7 @@ from rbdfs.ceph.hobject import HObject, head_object
 from rbdfs.ceph.listing import decode_page
 from rbdfs.ceph.messages import (
     BackoffCode,
+    ConfigMessage,
     MonCommand,
     MonCommandAck,
     MonGetVersion,
@@ -108,6 +109,7 @@ def data(release: str, name: str) -> bytes:
 MESSAGES: dict[str, Any] = {
     "mon_subscribe": MonSubscribe,
     "mon_map": MonMapMessage,
+    "config": ConfigMessage,
     "osd_map": OSDMapMessage,
     "osd_map inc": OSDMapMessage,
     "mon_get_version": MonGetVersion,
@@ -136,7 +138,8 @@ def test_a_message_decodes_and_its_encoding_is_what_travelled(release: str, name
 @RELEASES
 def test_what_the_messages_say(release: str) -> None:
     subscribe = MonSubscribe.from_bytes(front(release, "mon_subscribe"))
-    assert subscribe.what == {"monmap": Subscription(0), "osdmap": Subscription(0)}
+    assert subscribe.what == {"monmap": Subscription(0), "osdmap": Subscription(0), "config": Subscription(0)}
+    assert ConfigMessage.from_bytes(front(release, "config")).options == {"rbd_default_order": "20"}
     monmap = MonMap.from_bytes(MonMapMessage.from_bytes(front(release, "mon_map")).monmap)
     maps = OSDMapMessage.from_bytes(front(release, "osd_map"))
     [(epoch, encoded)] = maps.full_maps.items()

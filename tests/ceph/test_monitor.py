@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from rbdfs.ceph.messages import (
+    ConfigMessage,
     MessageType,
     MonCommand,
     MonCommandAck,
@@ -163,12 +164,23 @@ def subscriptions(session: Session) -> dict[str, Subscription]:
 async def test_the_first_session_asks_for_whole_maps_and_a_later_one_for_what_follows(autojump_clock: object) -> None:
     monitors = Monitors()
     async with monitors.connected():
-        assert subscriptions(monitors.session) == {"monmap": Subscription(0), "osdmap": Subscription(0)}
+        first = {"monmap": Subscription(0), "osdmap": Subscription(0), "config": Subscription(0)}
+        assert subscriptions(monitors.session) == first
         monitors.session.receive(MessageType.OSD_MAP, OSDMapMessage(FSID.bytes, {}, {}, 1, 17).to_bytes())
         monitors.session.close()
         await monitors.settle()
-        assert subscriptions(monitors.session) == {"monmap": Subscription(4), "osdmap": Subscription(18)}
+        later = {"monmap": Subscription(4), "osdmap": Subscription(18), "config": Subscription(0)}
+        assert subscriptions(monitors.session) == later
         assert monitors.follower.identities == [False, False]
+
+
+async def test_the_configuration_is_waited_for_and_follows_its_database(autojump_clock: object) -> None:
+    monitors = Monitors()
+    async with monitors.connected() as client:
+        assert await client.options() == {}  # some seconds later
+        for options in ({"rbd_default_order": "20", "debug_rbd": "5"}, {"debug_rbd": "5"}, {}):
+            monitors.session.receive(MessageType.CONFIG, ConfigMessage(options).to_bytes())
+            assert await client.options() == options
 
 
 async def test_a_command_gives_its_output_and_its_status() -> None:

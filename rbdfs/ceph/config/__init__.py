@@ -8,5 +8,6 @@ options       all of it together: `load(flags)` gives a `ConnectOptions`
 """
 
 from rbdfs.ceph.config.options import ConnectOptions, Flags, load, names_cluster
+from rbdfs.ceph.config.settings import Settings
 
-__all__ = ["ConnectOptions", "Flags", "load", "names_cluster"]
+__all__ = ["ConnectOptions", "Flags", "Settings", "load", "names_cluster"]

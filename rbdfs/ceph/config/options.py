@@ -78,6 +78,7 @@ class ConnectOptions:
     full_try: bool = False  # a write that finds no room fails (NoSpace, QuotaExceeded); else it waits, as in librados
     fsid: UUID | None = None  # which cluster the configuration is for, if it says so
     conf: Path | None = None
+    settings: Settings | None = None  # all of it, for what others ask for by name
 
     def credentials(self) -> Credentials:
         """The client's, to log in with."""
@@ -108,6 +109,7 @@ def load(flags: ConnectFlags | None = None, environ: Mapping[str, str] = os.envi
         mount_timeout=settings.seconds("client_mount_timeout"),
         fsid=_fsid(settings),
         conf=path,
+        settings=settings,
     )
 
 

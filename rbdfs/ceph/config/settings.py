@@ -42,6 +42,10 @@ class Settings:
         value = self._raw(key)
         return self.expand(default if value is None else value)
 
+    def has(self, key: str) -> bool:
+        """Whether a key has a value."""
+        return self._raw(key) is not None
+
     def seconds(self, key: str) -> float | None:
         """A span of time, None where there is none or it is 0."""
         text = self.get(key)

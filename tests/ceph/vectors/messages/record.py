@@ -154,6 +154,7 @@ def main() -> None:
         with start_cluster(release) as cluster:
             while not cluster.json("df")["pools"] or not cluster.json("df")["pools"][0]["stats"]["max_avail"]:
                 time.sleep(0.5)
+            cluster.ceph("config", "set", "client", "rbd_default_order", "20")
             vectors = trio.run(record, cluster.conf)
         path = Path(__file__).with_name(f"{release}.json")
         path.write_text(json.dumps(vectors, indent=1, sort_keys=True) + "\n")
