@@ -50,6 +50,12 @@ class InvalidArgument(RbdfsError):
     errno = _errno.EINVAL
 
 
+class OutOfDomain(RbdfsError):
+    """A number that no image can have."""
+
+    errno = _errno.EDOM
+
+
 class NotSupported(RbdfsError):
     """The request makes sense, and this store, image or version cannot do it."""
 

@@ -1,5 +1,7 @@
 """Commands about images: `ls`, `create`, `mv`, `rm`, `resize`. What shows one in detail is in `info.py`."""
 
+import math
+
 import trio
 
 from rbdfs.cli import info
@@ -25,7 +27,7 @@ from rbdfs.cli.progress import Progress
 from rbdfs.errors import InvalidArgument, NotEmpty, RbdfsError
 from rbdfs.image import directory
 from rbdfs.image.directory import Layout
-from rbdfs.image.features import DEFAULT_FEATURES, FEATURE_NAMES, feature_names
+from rbdfs.image.features import DEFAULT_FEATURES, FEATURE_NAMES, Feature, feature_names, settle
 from rbdfs.image.header import Header, SnapInfo, read_header
 from rbdfs.image.image import open_image
 from rbdfs.image.spec import ImageSpec, check_image_name
@@ -46,43 +48,49 @@ def _create(parser: Parser) -> None:
     add_image_argument(parser)
     add_size_option(parser)
     add_layout_options(parser)
+    parser.add_argument("--no-progress", action="store_true", help="nothing: there is no progress to show")
     add_connection_options(parser)
     parser.set_defaults(run=create_image)
 
 
 def add_layout_options(parser: Parser) -> None:
     """How a new image keeps its data."""
-    size_of_objects = parser.add_mutually_exclusive_group()
-    size_of_objects.add_argument(
+    parser.add_argument(
         "--order", type=int, metavar="N", help="object size is 2^N bytes [default: as configured, or 22]"
     )
-    size_of_objects.add_argument("--object-size", metavar="SIZE", help="object size, 4K to 32M, a power of two")
+    parser.add_argument("--object-size", metavar="SIZE", help="object size, 4K to 32M, made a power of two")
     parser.add_argument(
         "--image-feature",
         action="append",
         metavar="FEATURE[,...]",
         help=f"features of the image [default: as configured, or {','.join(feature_names(DEFAULT_FEATURES))}]",
     )
+    parser.add_argument("--image-shared", action="store_true", help="without the features that need a single writer")
+    parser.add_argument("--image-format", type=int, choices=(1, 2), help="format of the image; only 2 can be made")
     parser.add_argument("--stripe-unit", metavar="SIZE", help="bytes that stay together in one object")
     parser.add_argument("--stripe-count", type=int, metavar="N", help="objects that the stripe units go round")
     parser.add_argument("--data-pool", metavar="POOL", help="pool for the data; metadata stays in the image's own")
 
 
+_SINGLE_WRITER = Feature.EXCLUSIVE_LOCK | Feature.OBJECT_MAP | Feature.FAST_DIFF | Feature.JOURNALING
+
+
 def layout(arguments: Arguments) -> Layout:
     """What the layout options mean."""
     chosen: Layout = {}
-    order = arguments.order
-    if arguments.object_size is not None:
+    if arguments.order is not None:
+        if not 12 <= arguments.order <= 25:
+            raise UsageError("the argument for option '--order' is invalid")
+        chosen["order"] = arguments.order
+    elif arguments.object_size is not None:
         object_size = option_size("--object-size", arguments.object_size)
-        order = object_size.bit_length() - 1
-        if object_size != 1 << order:
-            raise UsageError("the argument for option '--object-size' is invalid: not a power of two")
-    if order is not None:
-        if not 12 <= order <= 25:
-            raise InvalidArgument("order must be in the range [12, 25]")
-        chosen["order"] = order
+        chosen["order"] = round(math.log2(object_size)) if object_size else 0
+    if arguments.image_format == 1:
+        raise InvalidArgument("image format 1 is deprecated")
     if arguments.image_feature is not None:
-        chosen["features"] = _features(arguments.image_feature)
+        chosen["features"] = settle(_features(arguments.image_feature))
+    if arguments.image_shared:
+        chosen["features"] = settle(chosen.get("features", DEFAULT_FEATURES) & ~_SINGLE_WRITER)
     if (arguments.stripe_unit is None) != (arguments.stripe_count is None):
         raise InvalidArgument("must specify both (or neither) of stripe-unit and stripe-count")
     if arguments.stripe_unit is not None:

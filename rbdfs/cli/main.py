@@ -16,7 +16,7 @@ from rbdfs.cli.mount_helper import HELPER_NAME, arguments_of_mount_helper
 from rbdfs.cli.options import Arguments, Parser, add_connection_options
 from rbdfs.cli.process import Ending, open_standard_streams
 from rbdfs.cli.running import run_async
-from rbdfs.errors import RbdfsError
+from rbdfs.errors import InvalidArgument, RbdfsError
 
 
 class Command(NamedTuple):
@@ -145,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Arguments) -> int:
     """Run the command, under trio where it is a coroutine."""
+    if getattr(arguments, "pretty_format", False) and arguments.format != "json":
+        raise InvalidArgument("--pretty-format only works when --format is json")
     if inspect.iscoroutinefunction(arguments.run):
         return run_async(arguments.run, arguments)
     return arguments.run(arguments) or 0

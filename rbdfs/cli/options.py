@@ -121,7 +121,7 @@ def add_size_option(parser: Parser) -> None:
 def pool_spec(arguments: Arguments) -> PoolSpec:
     """The pool that the command line names."""
     if arguments.pool_spec is not None:
-        if arguments.pool is not None:
+        if arguments.pool not in (None, arguments.pool_spec):
             raise InvalidArgument(f"pool given twice: {arguments.pool_spec!r} and {arguments.pool!r}")
         spec = PoolSpec.parse(arguments.pool_spec)
         return PoolSpec(spec.pool, spec.namespace or arguments.namespace or "")

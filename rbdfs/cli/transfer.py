@@ -36,9 +36,7 @@ def _import(parser: Parser) -> None:
 
 def _export(parser: Parser) -> None:
     parser.add_argument("source", metavar="[POOL/[NAMESPACE/]]IMAGE[@SNAP]")
-    parser.add_argument(
-        "path", nargs="?", metavar="PATH", help="a new file; '-' is standard output [default: the image's name]"
-    )
+    parser.add_argument("path", nargs="?", metavar="PATH", help="a new file; '-' is standard output")
     add_pool_options(parser)
     add_progress_option(parser)
     add_connection_options(parser)
@@ -84,8 +82,9 @@ async def import_image(arguments: Arguments) -> None:
 async def export_image(arguments: Arguments) -> None:
     """`rbdfs export`."""
     spec = ImageSpec.parse(arguments.source, arguments.pool or DEFAULT_POOL, arguments.namespace or "")
-    path = arguments.path or (f"{spec.image}@{spec.snap}" if spec.snap else spec.image)
-    target = sys.stdout.fileno() if path == "-" else Path(path)
+    if arguments.path is None:
+        raise InvalidArgument("path was not specified")
+    target = sys.stdout.fileno() if arguments.path == "-" else Path(arguments.path)
     async with (
         open_ioctx(arguments, spec) as ioctx,
         open_image(ioctx, spec.image, snap_name=spec.snap, read_only=True) as image,

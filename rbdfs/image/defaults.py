@@ -13,7 +13,7 @@ from rbdfs.cls import rbd
 from rbdfs.cls.query import ask
 from rbdfs.cls.rbd_types import Feature
 from rbdfs.errors import ConfigError, NotFound, PermissionDenied
-from rbdfs.image.features import DEFAULT_FEATURES, FEATURE_NAMES
+from rbdfs.image.features import DEFAULT_FEATURES, FEATURE_NAMES, settle
 from rbdfs.image.names import POOL_INFO
 from rbdfs.rados.api import IoCtx, Option
 
@@ -79,11 +79,11 @@ def _features(option: Option) -> int:
     if not text:
         return DEFAULT_FEATURES
     if text.isdecimal():
-        return int(text)
+        return settle(int(text))
     features = Feature(0)
     for name in text.split(","):
         feature = FEATURE_NAMES.get(name.strip())
         if feature is None:
             raise ConfigError(f"{option.source}: {_PREFIX}features = {text}: no feature {name.strip()!r}")
         features |= feature
-    return int(features)
+    return settle(features)

@@ -12,7 +12,7 @@ from typing import TypedDict
 from rbdfs.cls import directory, object_map, rbd
 from rbdfs.cls.query import ask, change
 from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, DirectoryState
-from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, TooLarge
+from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, OutOfDomain, TooLarge
 from rbdfs.image.defaults import find_defaults
 from rbdfs.image.features import Feature, check_creatable
 from rbdfs.image.lookup import exists, lookup, where
@@ -73,11 +73,13 @@ async def create(
     stripe_unit, stripe_count = stripe_unit or defaults.stripe_unit, stripe_count or defaults.stripe_count
     data_pool = defaults.data_pool if data_pool is None else data_pool
     if not _MIN_ORDER <= order <= _MAX_ORDER:
-        raise InvalidArgument(f"object order {order} is not between {_MIN_ORDER} and {_MAX_ORDER}")
+        raise OutOfDomain(f"object order {order} is not between {_MIN_ORDER} and {_MAX_ORDER}")
     if size < 0:
         raise InvalidArgument(f"size {size}")
     if size > MAX_SIZE:
         raise TooLarge(f"size {size}")
+    if bool(stripe_unit) != bool(stripe_count):
+        raise InvalidArgument("must specify both (or neither) of stripe-unit and stripe-count")
     striping = Striping.of(order, stripe_unit, stripe_count)
     features &= ~int(Feature.DATA_POOL)
     if not striping.is_simple or striping.stripe_unit != striping.object_size:

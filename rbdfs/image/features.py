@@ -4,7 +4,7 @@ A bit that we do not know forbids reading only where it changes how data is laid
 """
 
 from rbdfs.cls.rbd_types import OP_FEATURES_ALL, Feature, ImageFlag
-from rbdfs.errors import NotSupported
+from rbdfs.errors import InvalidArgument, NotSupported
 
 __all__ = [
     "DEFAULT_FEATURES",
@@ -15,6 +15,7 @@ __all__ = [
     "check_readable",
     "feature_names",
     "forbids_writing",
+    "settle",
 ]
 
 DEFAULT_FEATURES = (
@@ -60,10 +61,20 @@ def check_readable(features: int, incompatible: int, what: str) -> None:
 
 
 def check_creatable(features: int) -> None:
-    """NotSupported where an image cannot be made with these features."""
+    """NotSupported, InvalidArgument where an image cannot be made with these features."""
     makeable = DEFAULT_FEATURES | Feature.STRIPINGV2 | Feature.DATA_POOL
     if features & ~int(makeable):
         raise NotSupported(f"feature {', '.join(feature_names(features & ~int(makeable)))} is not supported")
     for feature, needed in _NEEDS.items():
         if features & feature and not features & needed:
-            raise NotSupported(f"feature {feature_names(feature)[0]} needs {feature_names(needed)[0]}")
+            raise InvalidArgument(f"feature {feature_names(feature)[0]} needs {feature_names(needed)[0]}")
+
+
+# These follow from other features, from the layout, or from what is done with the image.
+_FOLLOWING = Feature.FAST_DIFF | Feature.STRIPINGV2 | Feature.DATA_POOL | Feature.OPERATIONS | Feature.MIGRATING
+
+
+def settle(features: int) -> int:
+    """What librbd makes of features that somebody asks for."""
+    features &= ~int(_FOLLOWING)
+    return features | Feature.FAST_DIFF if features & Feature.OBJECT_MAP else features

@@ -137,6 +137,26 @@ FAILING = [
     f"create {POOL}/x",
     f"create {POOL}/x -s 1.5G",
     f"create {POOL}/x@y -s 1M",
+    *(
+        f"create {POOL}/x -s 1M {layout}"
+        for layout in (
+            "--order 26",
+            "--order 11",
+            "--object-size 64M",
+            "--object-size 100",
+            "--stripe-unit 65536",
+            "--stripe-count 3",
+            "--stripe-unit 65536 --stripe-count 0",
+            "--stripe-unit 0 --stripe-count 4",
+            "--stripe-unit 65537 --stripe-count 2",
+            "--stripe-unit 8M --stripe-count 2",
+            "--image-feature bogus",
+            "--image-feature layering,object-map",
+            "--data-pool no-such-pool",
+            "--image-format 1",
+            "--image-format 3",
+        )
+    ),
     f"rm {POOL}/none",
     f"rm {POOL}/vm",
     f"mv {POOL}/none {POOL}/x",
@@ -167,6 +187,8 @@ FAILING = [
     f"cp {POOL}/vm@none {POOL}/x",
     f"cp {POOL}/vm {POOL}/x@y",
     f"import /nonexistent {POOL}/x",
+    f"export {POOL}/vm",
+    f"info {POOL}/vm --pretty-format",
     f"namespace create {POOL}/ns",
     f"namespace rm {POOL}/ns",
     f"namespace rm {POOL}/none",
@@ -182,6 +204,36 @@ def test_exit_code_of_failure_is_that_of_rbd(cluster: CephCluster, rbdfs: Rbdfs,
     assert ours.returncode == theirs.returncode, ours.stderr
     assert ours.stderr.startswith("rbdfs: ")
     assert "Traceback" not in ours.stderr
+
+
+LAYOUTS = [
+    "--object-size 3K",
+    "--object-size 6000",
+    "--object-size 40M",
+    "--order 20 --object-size 64K",
+    "--image-format 2 --stripe-unit 64K --stripe-count 1",
+    "--image-feature exclusive-lock,object-map",
+    "--image-feature layering,fast-diff",
+    "--image-feature layering,operations,striping,data-pool",
+    "--image-shared",
+    "--image-shared --image-feature layering,exclusive-lock",
+    "--no-progress",
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_image_is_laid_out_as_rbd_does_it(cluster: CephCluster, rbdfs: Rbdfs, layout: str) -> None:
+    cluster.rbd("create", f"{POOL}/theirs", "-s", "10M", *layout.split())
+    made = rbdfs("create", f"{POOL}/ours", "-s", "10M", *layout.split())
+    facts = []
+    for name in ("theirs", "ours"):
+        if name == "theirs" or made.returncode == 0:
+            facts.append(json.loads(cluster.rbd("info", f"{POOL}/{name}", "--format", "json")))
+            cluster.rbd("rm", "--no-progress", f"{POOL}/{name}")
+    assert made.returncode == 0, made.stderr
+    varying = {*_OF_ITS_OWN, "create_timestamp", "access_timestamp", "modify_timestamp"}
+    theirs, ours = ({key: value for key, value in each.items() if key not in varying} for each in facts)
+    assert ours == theirs
 
 
 def test_image_of_ours_is_an_image_of_theirs(cluster: CephCluster, rbdfs: Rbdfs, tmp_path: Path) -> None:

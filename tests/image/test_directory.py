@@ -6,7 +6,7 @@ from image.conftest import MIB, Pools, until
 from rbdfs.cls import directory as cls_directory
 from rbdfs.cls.notify import HeaderUpdate
 from rbdfs.cls.query import change
-from rbdfs.errors import Busy, Exists, Gone, InvalidArgument, NotEmpty, NotFound, NotSupported, ReadOnly
+from rbdfs.errors import Busy, Exists, Gone, InvalidArgument, NotEmpty, NotFound, NotSupported, OutOfDomain, ReadOnly
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature
 from rbdfs.image.header import read_header
@@ -38,7 +38,7 @@ async def test_header_says_what_was_created(pools: Pools) -> None:
 @pytest.mark.parametrize("order", [11, 26])
 async def test_object_size_has_bounds(pools: Pools, order: int) -> None:
     async with pools.client() as ioctx:
-        with pytest.raises(InvalidArgument):
+        with pytest.raises(OutOfDomain):
             await directory.create(ioctx, "vm", MIB, order=order)
 
 
@@ -46,7 +46,7 @@ async def test_features_that_we_cannot_make_are_refused_by_name(pools: Pools) ->
     async with pools.client() as ioctx:
         with pytest.raises(NotSupported, match="journaling"):
             await directory.create(ioctx, "vm", MIB, features=61 | Feature.JOURNALING)
-        with pytest.raises(NotSupported, match="object-map needs exclusive-lock"):
+        with pytest.raises(InvalidArgument, match="object-map needs exclusive-lock"):
             await directory.create(ioctx, "vm", MIB, features=Feature.OBJECT_MAP)
         assert await directory.list_images(ioctx) == {}
 

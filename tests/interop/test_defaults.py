@@ -11,7 +11,7 @@ from ceph_cluster import CephCluster
 from interop.librbd import rbd, rbd_json
 
 from rbdfs.connect import CephAddress, ConnectFlags, open_cluster
-from rbdfs.errors import ConfigError, InvalidArgument, NotFound, NotSupported
+from rbdfs.errors import ConfigError, NotFound, NotSupported, OutOfDomain
 from rbdfs.image import directory
 from rbdfs.image.image import open_image
 from rbdfs.image.transfer import copy_image
@@ -141,7 +141,7 @@ async def test_what_is_asked_for_or_copied_is_no_matter_of_defaults(configured: 
     ("options", "error", "message"),
     [
         ({"order": "big"}, ConfigError, r"\.conf:\d+: rbd_default_order = big: not a number"),
-        ({"order": 99}, InvalidArgument, "order 99 is not between 12 and 25"),
+        ({"order": 99}, OutOfDomain, "order 99 is not between 12 and 25"),
         ({"features": "layering,bogus"}, ConfigError, r"\.conf:\d+: rbd_default_features = .*: no feature 'bogus'"),
         ({"features": 64 + 5}, NotSupported, "feature journaling is not supported"),
         ({"data_pool": "nowhere"}, NotFound, "pool nowhere: no such pool"),
