@@ -26,10 +26,10 @@ from rbdfs.cli.output import Table, format_size, print_json, write
 from rbdfs.cli.progress import Progress
 from rbdfs.errors import InvalidArgument, NotEmpty, RbdfsError
 from rbdfs.image import directory
-from rbdfs.image.directory import Layout
 from rbdfs.image.features import DEFAULT_FEATURES, FEATURE_NAMES, Feature, feature_names, settle
 from rbdfs.image.header import Header, SnapInfo, read_header
 from rbdfs.image.image import open_image
+from rbdfs.image.layout import Layout
 from rbdfs.image.spec import ImageSpec, check_image_name
 from rbdfs.rados.api import IoCtx
 

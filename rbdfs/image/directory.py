@@ -7,14 +7,14 @@ How an image is emptied before its name goes is in `removal.py`, and how it chan
 
 import secrets
 from contextlib import suppress
-from typing import TypedDict
+from typing import Unpack
 
 from rbdfs.cls import directory, object_map, rbd
 from rbdfs.cls.query import ask, change
 from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, DirectoryState
 from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, OutOfDomain, TooLarge
-from rbdfs.image.defaults import find_defaults
 from rbdfs.image.features import Feature, check_creatable
+from rbdfs.image.layout import Layout, complete
 from rbdfs.image.lookup import exists, lookup, where
 from rbdfs.image.names import data_prefix, header_object, id_object, object_map_object, old_header_object
 from rbdfs.image.progress import OnProgress, quiet
@@ -24,21 +24,11 @@ from rbdfs.image.spec import check_image_name
 from rbdfs.image.striping import MAX_SIZE, Striping
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
-from rbdfs.rados.ops import Create
+from rbdfs.rados.ops import Create, PoolId
 
 _MIN_ORDER, _MAX_ORDER = 12, 25
 _PAGE = 1024
 _ID_LENGTH = 14  # RBD_MAX_IMAGE_ID_LENGTH
-
-
-class Layout(TypedDict, total=False):
-    """How a new image keeps its data; what is left out is as `create` has it."""
-
-    order: int
-    features: int
-    stripe_unit: int
-    stripe_count: int
-    data_pool: str
 
 
 async def list_images(ioctx: IoCtx) -> dict[str, str]:
@@ -54,43 +44,14 @@ async def list_images(ioctx: IoCtx) -> dict[str, str]:
     return dict(sorted(images.items()))
 
 
-async def create(
-    ioctx: IoCtx,
-    name: str,
-    size: int,
-    *,
-    order: int | None = None,
-    features: int | None = None,
-    stripe_unit: int = 0,
-    stripe_count: int = 0,
-    data_pool: str | None = None,
-) -> str:
-    """Make an image, of which `defaults` has what is left out; gives its id. Exists where the name is taken."""
+async def create(ioctx: IoCtx, name: str, size: int, **layout: Unpack[Layout]) -> str:
+    """Make an image; gives its id. Exists where the name is taken."""
     check_image_name(name)
-    defaults = await find_defaults(ioctx)
-    order = defaults.order if order is None else order
-    features = defaults.features if features is None else features
-    stripe_unit, stripe_count = stripe_unit or defaults.stripe_unit, stripe_count or defaults.stripe_count
-    data_pool = defaults.data_pool if data_pool is None else data_pool
-    if not _MIN_ORDER <= order <= _MAX_ORDER:
-        raise OutOfDomain(f"object order {order} is not between {_MIN_ORDER} and {_MAX_ORDER}")
+    striping, features, data_pool_id = await _settle(ioctx, layout)
     if size < 0:
         raise InvalidArgument(f"size {size}")
     if size > MAX_SIZE:
         raise TooLarge(f"size {size}")
-    if bool(stripe_unit) != bool(stripe_count):
-        raise InvalidArgument("must specify both (or neither) of stripe-unit and stripe-count")
-    striping = Striping.of(order, stripe_unit, stripe_count)
-    features &= ~int(Feature.DATA_POOL)
-    if not striping.is_simple or striping.stripe_unit != striping.object_size:
-        features |= Feature.STRIPINGV2
-    else:
-        features &= ~int(Feature.STRIPINGV2)
-    data_pool_id = -1
-    if data_pool and data_pool != ioctx.pool_name:
-        data_pool_id = (await ioctx.cluster.open_pool(data_pool)).pool_id
-        features |= Feature.DATA_POOL
-    check_creatable(features)
     count = striping.object_count(size)
     if features & Feature.OBJECT_MAP and count > MAX_OBJECT_MAP_COUNT:
         raise TooLarge(f"{count} objects are more than an object map can hold: choose larger objects")
@@ -103,7 +64,7 @@ async def create(
     try:
         if features & Feature.OBJECT_MAP:
             await change(ioctx, object_map_object(image_id), object_map.resize(count))
-        await change(ioctx, header, rbd.create(size, order, features, prefix, data_pool_id))
+        await change(ioctx, header, rbd.create(size, striping.order, features, prefix, data_pool_id))
         if features & Feature.STRIPINGV2:  # an op of its own: an OSD's methods do not see keys that the same op sets
             await change(ioctx, header, rbd.set_stripe_unit_count(striping.stripe_unit, striping.stripe_count))
         await _give_name(ioctx, name, image_id)
@@ -111,6 +72,25 @@ async def create(
         await _drop_nameless(ioctx, image_id)
         raise
     return image_id
+
+
+async def _settle(ioctx: IoCtx, layout: Layout) -> tuple[Striping, int, PoolId]:
+    """The striping of an image, its features, and its data pool (-1: its own)."""
+    order, features, stripe_unit, stripe_count, data_pool = await complete(ioctx, layout)
+    if not _MIN_ORDER <= order <= _MAX_ORDER:
+        raise OutOfDomain(f"object order {order} is not between {_MIN_ORDER} and {_MAX_ORDER}")
+    if bool(stripe_unit) != bool(stripe_count):
+        raise InvalidArgument("must specify both (or neither) of stripe-unit and stripe-count")
+    striping = Striping.of(order, stripe_unit, stripe_count)
+    features &= ~int(Feature.DATA_POOL | Feature.STRIPINGV2)
+    if not striping.is_simple or striping.stripe_unit != striping.object_size:
+        features |= Feature.STRIPINGV2
+    data_pool_id = PoolId(-1)
+    if data_pool and data_pool != ioctx.pool_name:
+        data_pool_id = (await ioctx.cluster.open_pool(data_pool)).pool_id
+        features |= Feature.DATA_POOL
+    check_creatable(features)
+    return striping, features, data_pool_id
 
 
 async def _give_name(ioctx: IoCtx, name: str, image_id: str) -> None:

@@ -17,10 +17,10 @@ import trio
 from rbdfs.errors import RbdfsError, from_result
 from rbdfs.image import directory
 from rbdfs.image.copying import can_share
-from rbdfs.image.directory import Layout
 from rbdfs.image.fanout import for_each, open_tasks
 from rbdfs.image.features import Feature
 from rbdfs.image.image import Image, open_image
+from rbdfs.image.layout import Layout
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.rados.api import IoCtx
 

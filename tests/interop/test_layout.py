@@ -123,7 +123,7 @@ async def test_what_is_asked_for_or_copied_is_no_matter_of_defaults(configured: 
     async with configured.pool() as ioctx:
         await directory.create(ioctx, "asked", 10 << 20)
     configured.in_pool(order=20, stripe_unit=65536, stripe_count=4)
-    configured.in_arguments(features=1)
+    configured.in_arguments(features="bogus")
     async with configured.pool() as ioctx:
         await directory.create(ioctx, "mine", 10 << 20, order=19, features=5, stripe_unit=4096, stripe_count=2)
         async with open_image(ioctx, "asked", read_only=True) as source:
