@@ -146,8 +146,7 @@ class Engine:
                 outcome = self._run_write(client, pool, obj, op, patient, on_complete)  # type: ignore[arg-type]
                 if outcome is None:
                     return None
-                step = op.steps[0]
-                if type(step) is Write and len(step.data) >= _LARGE and obj.head is not None:
+                if len(op.steps) == 1 and type(step := op.steps[0]) is Write and len(step.data) >= _LARGE and obj.head:
                     self._write_behind.wrote(pieces(obj.head.blocks, step.offset, step.offset + len(step.data)))
         except RbdfsError as err:
             outcome = err

@@ -12,6 +12,7 @@ import trio
 from rbdfs.local.cluster import open_store
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
+from rbdfs.rados.ops import Create, Remove, Write, WriteOp
 
 MIB = 1 << 20
 STREAM = 64 * MIB
@@ -75,3 +76,9 @@ async def test_small_writes_are_left_to_the_kernel(tmp_path: Path) -> None:
         assert dirty_bytes(data) < MIB
         await stream(ioctx, size=256 << 10)
         assert await settled(data) >= STREAM
+
+
+async def test_ops_that_are_no_large_write_are_no_stream(tmp_path: Path) -> None:
+    async with pool(tmp_path / "store") as (ioctx, _):
+        for op in (WriteOp([]), WriteOp([Create()]), WriteOp([Write(0, b"")]), WriteOp([Write(0, b"x"), Remove()])):
+            assert len((await ioctx.operate("object", op)).outputs) == len(op.steps)
