@@ -366,4 +366,5 @@ class Namespace(pyfuse3.Operations):
 
     @_answers
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """FSYNCDIR: names are durable as soon as they are there."""
+        """FSYNCDIR."""
+        await self._tree.flush()

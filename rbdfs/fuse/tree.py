@@ -197,6 +197,7 @@ class Tree:
             self._check_name(why_no_file_name(name))
             async with self.images.using(self._image_of(parent)) as file:
                 snap_id = await snapshots.create(file.image, name)
+            await self.flush()
             return self.inodes.snapshot(parent.image_id, parent.image_name, snap_id, name)
         raise PermissionDenied(f"{name}: a snapshot is made in the directory of its image, .snap/<image>/")
 
@@ -229,6 +230,7 @@ class Tree:
                 await snapshots.remove(file.image, inode.snap_name)
         else:
             raise PermissionDenied(f"{name}: a directory of snapshots goes with its image")
+        await self.flush()
 
     async def rename(self, parent: Inode, name: str, new_parent: Inode, new_name: str) -> None:
         """Rename an image, or a snapshot within its image; Exists where the new name is taken."""
@@ -246,6 +248,14 @@ class Tree:
             inode.snap_name = new_name
         else:
             raise PermissionDenied(f"{name}: cannot be renamed")
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Make durable which images and snapshots there are.
+
+        What removes or renames one does so itself: else a crash could bring an image back whose data is gone.
+        """
+        await self._ioctx.flush()
 
     async def resize(self, inode: Inode, size: int) -> None:
         """Set the size of an image, to the byte."""

@@ -7,6 +7,7 @@ anything that was done is not flushed yet, so does everything from then on.
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -140,12 +141,22 @@ class Remote:
         return False
 
     async def ping(self) -> None:
-        """Let the owner know that this process lives, until `stop_pinging`."""
+        """Let the owner know that this process lives, until `stop_pinging`; have flushed what was left unflushed.
+
+        The owner commits what nobody flushes, but does not tell; and where it dies, only what was flushed is known to
+        be there.
+        """
+        seen = 0
         with self._pinging:
-            while True:
-                await trio.sleep(PING_INTERVAL)
-                if self._link is not None:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await trio.sleep(PING_INTERVAL)
+                    if self._link is None:
+                        continue
                     self._link.send(lambda packer: ["ping", 0])
+                    if self._flushed < self._done == seen:
+                        nursery.start_soon(self._flush_quietly)
+                    seen = self._done
 
     def stop_pinging(self) -> None:
         """Fall silent: watches end in their time."""
@@ -250,6 +261,10 @@ class Remote:
         done = self._done
         await self._ask("flush", [], lambda backend: backend.flush(), _nothing)
         self._flushed = max(self._flushed, done)
+
+    async def _flush_quietly(self) -> None:
+        with suppress(RbdfsError):  # whoever cares meets it, too
+            await self.flush()
 
     async def list_page(self, place: Place, listing: Listing, limit: int) -> tuple[list[str], bool]:
         """Names of objects, and whether there are more."""

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from rbdfs.errors import Busy, StoreFailure
-from rbdfs.local import cluster as cluster_module, store
+from rbdfs.local import cluster as cluster_module, remote, store
 from rbdfs.local.cluster import LocalCluster, open_store
 from rbdfs.local.remote import Remote
 from rbdfs.local.session import Session
@@ -149,6 +149,20 @@ async def test_owner_dies_with_unflushed_writes_of_an_attached_process(owner: Ow
             await ioctx.flush()
     async with open_store(tmp_path / "store") as cluster:  # the store itself is fine
         await calls.write(await cluster.open_pool("rbd"), "o", 0, b"new")
+
+
+async def test_what_nobody_flushes_is_flushed_before_long(
+    owner: OwnerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PING_INTERVAL", 0.1)
+    async with open_store(tmp_path / "store") as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"not flushed by us")
+        await trio.sleep(1)
+        owner.process.send_signal(signal.SIGKILL)
+        assert await content(ioctx, "o") == b"not flushed by us"
+        await until_owner(cluster)
+        await calls.write(ioctx, "o", 0, b"N")
 
 
 async def test_socket_of_a_dead_owner_is_in_nobodys_way(owner: OwnerProcess, tmp_path: Path) -> None:

@@ -66,6 +66,37 @@ def test_synced_blocks_survive_kill(daemon: Daemon, seed: int) -> None:
             assert os.pread(file.fileno(), BLOCK, number * BLOCK) in allowed, number
 
 
+def test_names_survive_kill(daemon: Daemon) -> None:
+    """A removal that returned must not come undone, without the data; nor must renames and snapshots be lost."""
+    root = daemon.path
+    for name in ("removed", "renamed", "kept"):
+        (root / name).write_bytes(name.encode() * 1000)
+        with (root / name).open("rb") as file:
+            os.fsync(file.fileno())
+    (root / ".snap/kept/before").touch()
+    (root / "renamed").rename(root / "new")
+    (root / "removed").unlink()
+    daemon.kill()
+    daemon.start()
+    assert sorted(os.listdir(root)) == ["kept", "new"]
+    assert (root / "new").read_bytes() == b"renamed" * 1000
+    assert (root / ".snap/kept/before").read_bytes() == b"kept" * 1000
+    (root / ".snap/kept/before").unlink()
+    daemon.kill()
+    daemon.start()
+    assert os.listdir(root / ".snap/kept") == []
+
+
+def test_a_synced_directory_keeps_what_was_made_in_it(daemon: Daemon) -> None:
+    (daemon.path / "made").touch()
+    directory = os.open(daemon.path, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+    daemon.kill()
+    daemon.start()
+    assert os.listdir(daemon.path) == ["made"]
+
+
 def test_umount_clears_a_dead_mount(daemon: Daemon) -> None:
     (daemon.path / "disk").write_bytes(b"x")
     daemon.kill()
