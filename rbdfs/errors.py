@@ -50,6 +50,12 @@ class InvalidArgument(RbdfsError):
     errno = _errno.EINVAL
 
 
+class NameTooLong(RbdfsError):
+    """A file name of more bytes than a directory entry has."""
+
+    errno = _errno.ENAMETOOLONG
+
+
 class OutOfDomain(RbdfsError):
     """A number that no image can have."""
 

@@ -11,13 +11,15 @@ timeouts.
 """
 
 import fnmatch
+import os
 import stat
 import time
+from collections.abc import Callable
 
-from rbdfs.errors import Gone, InvalidArgument, NotFound, NotSupported, PermissionDenied, ReadOnly
+from rbdfs.errors import Gone, InvalidArgument, NameTooLong, NotFound, NotSupported, PermissionDenied, ReadOnly
 from rbdfs.fuse import attributes
 from rbdfs.fuse.attributes import MODE_KEY, MTIME_KEY, OWNER_KEY, FileAttributes, Kept
-from rbdfs.fuse.file_names import SNAP_DIRECTORY, why_no_file_name, why_no_image_file_name
+from rbdfs.fuse.file_names import NAME_MAX, SNAP_DIRECTORY, why_no_file_name, why_no_image_file_name
 from rbdfs.fuse.inodes import Inode, Inodes, Kind
 from rbdfs.fuse.notifier import Notifier
 from rbdfs.fuse.open_images import ImageFile, OpenImages
@@ -194,7 +196,7 @@ class Tree:
         if parent.kind is Kind.ROOT:
             return await self._create_image(name, uid, gid)
         if parent.kind is Kind.SNAP_DIRECTORY:
-            self._check_name(why_no_file_name(name))
+            self._check_name(name, why_no_file_name)
             async with self.images.using(self._image_of(parent)) as file:
                 snap_id = await snapshots.create(file.image, name)
             await self.flush()
@@ -202,7 +204,7 @@ class Tree:
         raise PermissionDenied(f"{name}: a snapshot is made in the directory of its image, .snap/<image>/")
 
     async def _create_image(self, name: str, uid: int, gid: int) -> Inode:
-        self._check_name(why_no_image_file_name(name))
+        self._check_name(name, why_no_image_file_name)
         if not fnmatch.fnmatchcase(name, self._options.image):
             raise PermissionDenied(f"{name}: this mount shows only {self._options.image}")
         layout: Layout = {} if self._options.order is None else {"order": self._options.order}
@@ -212,9 +214,10 @@ class Tree:
             await self._keep(inode, {OWNER_KEY: f"{uid}:{gid}"})
         return inode
 
-    def _check_name(self, reason: str | None) -> None:
+    def _check_name(self, name: str, why_not: Callable[[str], str | None]) -> None:
+        reason = why_not(name)
         if reason is not None:
-            raise InvalidArgument(reason)
+            raise NameTooLong(reason) if len(os.fsencode(name)) > NAME_MAX else InvalidArgument(reason)
 
     def _image_of(self, inode: Inode) -> Inode:
         return self.inodes.image(inode.image_id, inode.image_name)
@@ -238,11 +241,11 @@ class Tree:
             raise PermissionDenied(f"{name}: images and snapshots stay in their directories")
         inode = await self.lookup(parent, name)
         if inode.kind is Kind.IMAGE:
-            self._check_name(why_no_image_file_name(new_name))
+            self._check_name(new_name, why_no_image_file_name)
             await directory.rename(self._ioctx, name, new_name)
             inode.image_name = new_name
         elif inode.kind is Kind.SNAPSHOT and parent.kind is Kind.SNAP_DIRECTORY:
-            self._check_name(why_no_file_name(new_name))
+            self._check_name(new_name, why_no_file_name)
             async with self.images.using(self._image_of(inode)) as file:
                 await snapshots.rename(file.image, name, new_name)
             inode.snap_name = new_name

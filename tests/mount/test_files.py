@@ -181,6 +181,12 @@ def test_df_is_the_pool_s(daemon: Daemon) -> None:
     (daemon.path / "disk").write_bytes(os.urandom(4 * MIB))
     soon(lambda: 4 * MIB <= used(daemon.path) - before <= 5 * MIB)  # monitors count every few seconds
     assert os.statvfs(daemon.path).f_namemax == 255
+    (daemon.path / ("x" * 255)).touch()
+    with pytest.raises(OSError, check=lambda err: err.errno == errno.ENAMETOOLONG):
+        (daemon.path / ("x" * 256)).touch()
+    with pytest.raises(OSError, check=lambda err: err.errno == errno.ENAMETOOLONG):
+        (daemon.path / ("x" * 255)).rename(daemon.path / ("é" * 128))
+    (daemon.path / ("x" * 255)).unlink()
 
 
 def test_names_that_cannot_be_files_are_told(daemon: Daemon) -> None:
