@@ -186,8 +186,9 @@ class ImageCore(ABC):
                 what=self.what,
             )
         elif not has_lock and self.lock is not None:
-            self.lock.lost()
-            self.lock = None
+            retired, self.lock = self.lock, None
+            retired.retire()
+            self.nursery.start_soon(retired.leave, lambda: self.lock is not None)
 
     def _gone(self) -> None:
         if not self.is_removed:
@@ -273,6 +274,8 @@ class ImageCore(ABC):
         """The lock is ours: see what the last owner left."""
         async with self.header_lock:
             await self.refresh_locked()
+            if self.lock is None:  # the feature was turned off meanwhile
+                return
             if self.header.features & Feature.OBJECT_MAP and not self.header.flags & ImageFlag.OBJECT_MAP_INVALID:
                 object_map = ObjectMap(self.ioctx, self.image_id, self.nursery, self.invalidate_object_map)
                 await object_map.open(self.header.striping.object_count(self.header.size))

@@ -51,6 +51,7 @@ class ExclusiveLock:
     ) -> None:
         """`on_lost` is called where it is taken from us, `on_moved` where we have taken it or given it up."""
         self.is_owner = False
+        self._is_retired = False
         self._releases = 0  # under way
         self._is_untold = False  # we gave it up, and not everybody has heard of it
         self._ioctx = ioctx
@@ -78,9 +79,12 @@ class ExclusiveLock:
         return lock.assert_locked(RBD_LOCK, LockType.EXCLUSIVE, self._cookie, INTERNAL_TAG)
 
     async def acquire(self, *, ask_holder: bool = True) -> bool:
-        """Own the lock; without asking a living holder for it, gives False where there is one."""
+        """Own the lock; without asking a living holder for it, gives False where there is one.
+
+        Returns, too, where the image turns out to have no such lock any more.
+        """
         async with self._transition:
-            while not self.is_owner:
+            while not (self.is_owner or self._is_retired):
                 client = await self._watcher.client_id()
                 cookie = f"{_COOKIE_PREFIX}{client.handle}"
                 moved = self._peer_moved
@@ -99,6 +103,9 @@ class ExclusiveLock:
     async def _take_over(self) -> None:
         try:
             await self._on_acquired()
+            if self._is_retired:
+                await self._unlock()
+                return
             self.is_owner, self._is_untold = True, False
         except BaseException:
             with trio.CancelScope(shield=True), trio.move_on_after(_RELEASE_SECONDS):
@@ -194,6 +201,19 @@ class ExclusiveLock:
         """Another client took the lock or gave it up."""
         self._peer_moved.set()
         self._peer_moved = trio.Event()
+
+    def retire(self) -> None:
+        """The image has no such lock any more, or cannot be written: what we own is lost, and nobody waits for it."""
+        self._is_retired = True
+        self.lost()
+        self.peer_moved()
+
+    async def leave(self, is_superseded: Callable[[], bool]) -> None:
+        """Give back what is left of a retired lock, unless the image has another one by now, of the same name."""
+        async with self._transition:
+            if self._cookie and not is_superseded():
+                with suppress(RbdfsError):
+                    await self._unlock()
 
     async def rewatched(self) -> None:
         """A new watch stands: put its cookie into the lock, or see that the lock is lost."""

@@ -1,6 +1,11 @@
 """What does not fit: damaged object maps, features turned on and off while we write, features that we do not know."""
 
+import itertools
+from contextlib import suppress
+from functools import partial
+
 import pytest
+import trio
 from ceph_cluster import CephCluster
 from interop.librbd import check_object_map, exported, our_pool, rbd, rbd_json
 
@@ -8,7 +13,7 @@ from rbdfs.errors import Busy, NotEmpty, NotSupported, ReadOnly
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature, ImageFlag
 from rbdfs.image.header import read_header
-from rbdfs.image.image import open_image
+from rbdfs.image.image import Image, open_image
 from rbdfs.image.names import object_map_object
 from rbdfs.rados.ops import Write, WriteOp
 
@@ -82,6 +87,43 @@ async def test_rbd_turns_features_off_and_on_while_we_write(ceph_cluster: CephCl
         await check_object_map(ceph_cluster, f"{spec}@s")
     await rbd(ceph_cluster, "snap", "purge", "--no-progress", spec)
     await rbd(ceph_cluster, "rm", "--no-progress", spec)
+
+
+@pytest.mark.parametrize("journaling", [False, True])
+async def test_a_lock_that_is_no_longer_wanted_is_not_kept(ceph_cluster: CephCluster, *, journaling: bool) -> None:
+    """A writer that waits for it while the feature goes, or writing is forbidden, must neither stall nor take it."""
+    spec, slowest = "data/unlocked", 0.0
+    change = (
+        ("enable", spec, "journaling") if journaling else ("disable", spec, "fast-diff", "object-map", "exclusive-lock")
+    )
+    async with our_pool(ceph_cluster) as ioctx:
+        for _ in range(4):
+            await directory.create(ioctx, "unlocked", 32 * MIB)
+            async with open_image(ioctx, "unlocked") as image, trio.open_nursery() as nursery:
+
+                async def write(image: Image = image) -> None:
+                    nonlocal slowest
+                    with suppress(ReadOnly):
+                        for number in itertools.count():
+                            began = trio.current_time()
+                            await image.write(number * 4096 % image.size, b"x" * 4096)
+                            slowest = max(slowest, trio.current_time() - began)
+
+                nursery.start_soon(write)
+                await trio.sleep(0.3)
+                command = partial(ceph_cluster.run, "timeout", "15", "rbd", "feature", *change, check=False)
+                code = (await trio.to_thread.run_sync(command)).returncode
+                await trio.sleep(0.3)
+                nursery.cancel_scope.cancel()
+            if code == 124:  # an rbd that is asked for the lock while it leaves waits for ever (16.2), and keeps it
+                await trio.sleep(35)
+                slowest = 0.0
+            else:
+                assert await rbd_json(ceph_cluster, "lock", "ls", spec) == []
+            if journaling:
+                await rbd(ceph_cluster, "feature", "disable", spec, "journaling")
+            await rbd(ceph_cluster, "rm", "--no-progress", spec)
+    assert slowest < 8
 
 
 async def test_a_journaled_image_is_read_only(ceph_cluster: CephCluster) -> None:
