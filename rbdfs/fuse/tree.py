@@ -256,9 +256,11 @@ class Tree:
     async def flush(self) -> None:
         """Make durable which images and snapshots there are.
 
-        What removes or renames one does so itself: else a crash could bring an image back whose data is gone.
+        What removes or renames one does so itself: else a crash could bring an image back whose data is gone. Where
+        whatever is done is durable, nothing is waited for: least of all what others write to OSDs that are away.
         """
-        await self._ioctx.flush()
+        if not self._ioctx.cluster.properties.durable_on_completion:
+            await self._ioctx.flush()
 
     async def resize(self, inode: Inode, size: int) -> None:
         """Set the size of an image, to the byte."""
