@@ -65,6 +65,18 @@ class ImageCore(ABC):
         self.maintenance = trio.Lock()
         self.header_lock = trio.Lock()
         self.watcher = Watcher(ioctx, self.header_name, nursery, self._on_message, self._on_deaf, self._on_rewatch)
+        self._is_opened_read_only = read_only
+        self._own_lock = ExclusiveLock(
+            ioctx,
+            self.header_name,
+            self.watcher,
+            on_acquired=self._on_acquired,
+            at_rest=self._at_rest,
+            before_release=self._before_release,
+            on_lost=self._on_lost,
+            on_moved=partial(self.changed, ImageChange.LOCK),
+            what=lambda: self.what,
+        )
         self.path = DataPath(
             data,
             header.object_prefix,
@@ -78,11 +90,11 @@ class ImageCore(ABC):
         self.name = name
         self.header = header
         self.snap = snap
-        self.is_read_only = read_only
+        self.is_read_only = read_only  # opened so, or as long as the header forbids more
         self.is_removed = False
         self.snap_states: bytearray | None = None  # the object map of the snapshot that is open, once it was needed
         self.snap_runs: list[Run] | None = None  # without a map, its objects as far as listing the pool shows
-        self.lock: ExclusiveLock | None = None
+        self.lock: ExclusiveLock | None = None  # as long as the image has one that we may take
         self._news = 0  # how often we were told that the header has changed
         self._known = 0  # that number when the header was read that we believe
         self._looked = 0  # that number when we last looked for everything that may have changed
@@ -159,8 +171,9 @@ class ImageCore(ABC):
         self.path.snapc = header.snapc
         if header.all_snaps != old.all_snaps:
             change |= ImageChange.SNAPSHOTS
-        if forbids_writing(header.features, header.op_features) or header.parent is not None:
-            self.is_read_only = True
+        is_forbidden = bool(forbids_writing(header.features, header.op_features)) or header.parent is not None
+        self.is_read_only = self._is_opened_read_only or is_forbidden
+        if is_forbidden:
             self.path.shut()
         self._apply_lock_feature(header)
         if header.flags & ImageFlag.OBJECT_MAP_INVALID and self.path.object_map is not None:
@@ -174,21 +187,12 @@ class ImageCore(ABC):
         has_lock = bool(header.features & Feature.EXCLUSIVE_LOCK) and not self.is_read_only
         if has_lock and self.lock is None:
             self.path.shut()
-            self.lock = ExclusiveLock(
-                self.ioctx,
-                self.header_name,
-                self.watcher,
-                on_acquired=self._on_acquired,
-                at_rest=self._at_rest,
-                before_release=self._before_release,
-                on_lost=self._on_lost,
-                on_moved=partial(self.changed, ImageChange.LOCK),
-                what=self.what,
-            )
+            self._own_lock.revive()
+            self.lock = self._own_lock
         elif not has_lock and self.lock is not None:
-            retired, self.lock = self.lock, None
-            retired.retire()
-            self.nursery.start_soon(retired.leave, lambda: self.lock is not None)
+            self.lock = None
+            self._own_lock.retire()
+            self.nursery.start_soon(self._own_lock.leave)
 
     def _gone(self) -> None:
         if not self.is_removed:

@@ -47,7 +47,7 @@ class ExclusiveLock:
         before_release: Callable[[], Awaitable[None]],
         on_lost: Callable[[], None],
         on_moved: Callable[[], None],
-        what: str,
+        what: Callable[[], str],
     ) -> None:
         """`on_lost` is called where it is taken from us, `on_moved` where we have taken it or given it up."""
         self.is_owner = False
@@ -134,7 +134,7 @@ class ExclusiveLock:
             return True
         result = owner_result(reply.acks.values())
         if result == _REFUSED:
-            raise from_result(result, f"{self._what}: {entity} keeps the exclusive lock")
+            raise from_result(result, f"{self._what()}: {entity} keeps the exclusive lock")
         with trio.move_on_after(_RELEASE_SECONDS if result == 0 else _RETRY_SECONDS):
             await moved.wait()
         return True
@@ -149,7 +149,7 @@ class ExclusiveLock:
             or not locker.cookie.startswith(_COOKIE_PREFIX)
             or not number.isdecimal()
         ):
-            raise Busy(f"{self._what}: locked by {locker.entity} with `rbd lock add` (cookie {locker.cookie!r})")
+            raise Busy(f"{self._what()}: locked by {locker.entity} with `rbd lock add` (cookie {locker.cookie!r})")
         return int(number)
 
     async def _break(self, info: LockInfo) -> None:
@@ -208,12 +208,16 @@ class ExclusiveLock:
         self.lost()
         self.peer_moved()
 
-    async def leave(self, is_superseded: Callable[[], bool]) -> None:
-        """Give back what is left of a retired lock, unless the image has another one by now, of the same name."""
+    async def leave(self) -> None:
+        """Give back what is left of a retired lock."""
         async with self._transition:
-            if self._cookie and not is_superseded():
+            if self._cookie and self._is_retired:
                 with suppress(RbdfsError):
                     await self._unlock()
+
+    def revive(self) -> None:
+        """The image has the lock again, and can be written."""
+        self._is_retired = False
 
     async def rewatched(self) -> None:
         """A new watch stands: put its cookie into the lock, or see that the lock is lost."""

@@ -26,7 +26,7 @@ class Timestamps:
         self._image = image
         self._is_telling = False
         self.has_new_writes = False  # set by each write
-        self.modify_is_due = not image.is_read_only
+        self.modify_is_due = True
         self.access_is_due = not image.is_read_only and age >= _INTERVAL * _NANOSECONDS
 
     def note_access(self) -> None:
@@ -38,7 +38,7 @@ class Timestamps:
     def note_modify(self) -> None:
         """The image is being written."""
         self.has_new_writes = True
-        if self.modify_is_due:
+        if self.modify_is_due and not self._image.is_read_only:
             self.modify_is_due = False
             self._image.nursery.start_soon(self._tell_modify)
 

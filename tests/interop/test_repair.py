@@ -134,6 +134,16 @@ async def test_a_journaled_image_is_read_only(ceph_cluster: CephCluster) -> None
         with pytest.raises(ReadOnly, match="journaling"):
             await image.write(0, b"x")
         assert len(await image.read(0, 8 * MIB)) == 8 * MIB
+        modified = image.header.modify_timestamp
+        await rbd(ceph_cluster, "feature", "disable", spec, "journaling")
+        await image.write(0, b"writable again")
+        assert image.lock is not None
+        assert image.lock.is_owner
+        await image.flush()
+    assert (await exported(ceph_cluster, spec)).startswith(b"writable again")
+    async with our_pool(ceph_cluster) as ioctx:
+        header = await read_header(ioctx, await directory.lookup(ioctx, "journaled"))
+        assert header.modify_timestamp > modified
     await rbd(ceph_cluster, "rm", "--no-progress", spec)
 
 
