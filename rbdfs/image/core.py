@@ -85,6 +85,7 @@ class ImageCore(ABC):
             snap_id=snap.id if snap else HEAD,
             prepare=self.prepare_writes,
             grow=self._grow,
+            take_back=self._take_back,
         )
         # refreshed
         self.name = name
@@ -273,6 +274,10 @@ class ImageCore(ABC):
     @abstractmethod
     async def _grow(self, size: int) -> None:
         """Make the image at least that large, for a write past its end."""
+
+    @abstractmethod
+    async def _take_back(self, size: int) -> None:
+        """Such a write found no room: make the image that small again, or as small as the others allow."""
 
     async def _on_acquired(self) -> None:
         """The lock is ours: see what the last owner left."""

@@ -17,18 +17,20 @@ the size that were set meanwhile. Every callback is called exactly once.
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
 import trio
 
-from rbdfs.errors import NotFound, RbdfsError, StoreFailure
+from rbdfs.errors import NoSpace, NotFound, RbdfsError, StoreFailure
 from rbdfs.image.fanout import OnRead, OnWrite, ReadJoin, WriteJoin, finish_read, zeroes
 from rbdfs.image.object_map import EXISTS, NONEXISTENT, ObjectMap
 from rbdfs.image.striping import Striping
 from rbdfs.rados.api import IoCtx, OnComplete, Outcome
 from rbdfs.rados.ops import Buffer, Read, ReadOp, Reply, SetAllocHint, SnapContext, SnapId, Write, WriteOp, WriteStep
+
+_TAKE_BACK_SECONDS = 5.0  # how long a writer that is to hear of a full store waits for its image to be made smaller
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +40,7 @@ class _Queued:
     offset: int
     data: Buffer
     on_complete: OnWrite
+    grown_from: int | None = None  # the size before the image was made larger for it
 
     @property
     def end(self) -> int:
@@ -57,6 +60,7 @@ class DataPath:
         snap_id: SnapId,
         prepare: Callable[[], Awaitable[None]],
         grow: Callable[[int], Awaitable[None]],
+        take_back: Callable[[int], Awaitable[None]],
     ) -> None:
         # fixed for life
         self.data = data
@@ -65,6 +69,7 @@ class DataPath:
         self._nursery = nursery
         self._prepare = prepare  # owns the lock and has a current header when it returns
         self._grow = grow
+        self._take_back = take_back
         self._submit: Callable[[str, ReadOp | WriteOp, OnComplete], None] = data.submit
         self._name = f"{prefix}.%016x"
         self._order = striping.order
@@ -279,16 +284,24 @@ class DataPath:
                     continue
                 end = max(queued.end for queued in self._queue)
                 if end > self.size:
-                    try:
-                        await self._grow(end)
-                    except RbdfsError as err:
-                        self._fail_queue(err, beyond=self.size)
+                    await self._grow_for_queue(end)
                     continue
                 self._start_queued()
         finally:
             self._is_pumping = False
             self._fail_queue(StoreFailure("the image has been closed"))
             self._task_done()
+
+    async def _grow_for_queue(self, end: int) -> None:
+        before = self.size
+        try:
+            await self._grow(end)
+        except RbdfsError as err:
+            self._fail_queue(err, beyond=self.size)
+            return
+        for queued in self._queue:
+            if queued.end > before and queued.grown_from is None:
+                queued.grown_from = before
 
     def _task_done(self) -> None:
         self._tasks -= 1
@@ -299,8 +312,26 @@ class DataPath:
     def _start_queued(self) -> None:
         while self._queue and self.is_open and self._queue[0].end <= self.size:
             queued = self._queue.popleft()
-            self._start(queued.offset, queued.data, queued.on_complete)
+            on_complete = queued.on_complete if queued.grown_from is None else partial(self._finish_growing, queued)
+            self._start(queued.offset, queued.data, on_complete)
             self._no_longer_slow(queued)
+
+    def _finish_growing(self, queued: _Queued, error: RbdfsError | None) -> None:
+        if isinstance(error, NoSpace):
+            self._tasks += 1
+            self._nursery.start_soon(self._fail_growing, queued, error)
+        else:
+            queued.on_complete(error)
+
+    async def _fail_growing(self, queued: _Queued, error: RbdfsError) -> None:
+        """A write past the end that finds no room leaves the file as long as it was, here as anywhere."""
+        assert queued.grown_from is not None
+        try:
+            with trio.move_on_after(_TAKE_BACK_SECONDS), suppress(RbdfsError):  # the writer is told of the first one
+                await self._take_back(queued.grown_from)
+        finally:
+            queued.on_complete(error)
+            self._task_done()
 
     def _fail_queue(self, error: RbdfsError, beyond: int = -1) -> None:
         failed = [queued for queued in self._queue if queued.end > beyond]

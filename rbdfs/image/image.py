@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import trio
 
 from rbdfs.cls import notify
-from rbdfs.errors import InvalidArgument, NotFound, NotSupported, PermissionDenied, RbdfsError
+from rbdfs.errors import InvalidArgument, NoSpace, NotFound, NotSupported, PermissionDenied, RbdfsError
 from rbdfs.image import allocation, copying, metadata, resizing, zeroing
 from rbdfs.image.changes import ImageChange
 from rbdfs.image.core import ImageCore
@@ -53,6 +53,7 @@ class Image(ImageCore):
         read_only: bool,
     ) -> None:
         super().__init__(ioctx, data, name, header, snap, nursery, read_only=read_only)
+        self._grown_to = 0  # the size when last a write past the end, or its failure, has changed it
         self.left_at = 0  # the header object's version when all that we did was done; set by `close`, 0 if unknown
         self.requests = Requests(self)
         self.timestamps = Timestamps(self)
@@ -134,8 +135,14 @@ class Image(ImageCore):
             return 0
         copying.check_overlap(self, source, source_offset, offset, length)
         self.timestamps.note_modify()
+        before = self.size
         await self._reach(offset + length)
-        await copying.copy(self, source, source_offset, offset, length)
+        try:
+            await copying.copy(self, source, source_offset, offset, length)
+        except NoSpace:
+            with suppress(RbdfsError):
+                await self._take_back(before)
+            raise
         return length
 
     async def _reach(self, size: int) -> None:
@@ -150,7 +157,18 @@ class Image(ImageCore):
             await self.prepare_writes()
             if size > self.size:
                 await resizing.grow(self, size)
+                self._grown_to = size
                 self.announce_soon()
+
+    async def _take_back(self, size: int) -> None:
+        async with self.maintenance:
+            await self.prepare_writes()
+            async with self.path.paused():
+                if size < self.size == self._grown_to:  # else somebody has resized it since
+                    filled = await allocation.data_extents(self, size, self.size - size)
+                    await resizing.shrink(self, sum(filled[-1]) if filled else size)
+                    self._grown_to = self.size
+                    self.announce_soon()
 
     # Where the data is.
 

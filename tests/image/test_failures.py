@@ -29,7 +29,7 @@ from rbdfs.image.image import Image, open_image
 from rbdfs.image.object_map import load_states
 from rbdfs.rados import calls
 from rbdfs.rados.api import WatchLost
-from rbdfs.rados.ops import Remove
+from rbdfs.rados.ops import Remove, Truncate, WriteOp, Zero
 
 
 async def test_failed_write_is_told_and_the_next_one_works(pools: Pools) -> None:
@@ -44,6 +44,40 @@ async def test_failed_write_is_told_and_the_next_one_works(pools: Pools) -> None
         assert await image.read(0, 4) == b"good"
         await image.write(4 * MIB - 2, b"good")
         assert await image.read(4 * MIB - 2, 4) == b"good"
+
+
+async def test_writes_past_the_end_that_find_no_room_do_not_make_it_larger(pools: Pools) -> None:
+    async with faulty_image(pools) as (ioctx, image):
+        size = image.size
+        await image.write(size, b"grown")  # some grow it, one of them succeeds, and what it wrote stays
+        outcomes: list[RbdfsError | None] = []
+        full = {image.path.object_name(number) for number in range(20)} - {image.path.object_name(3)}
+
+        def full_but_for_one_object(name: str, op: Op) -> RbdfsError | None:
+            takes_room = isinstance(op, WriteOp) and not any(
+                isinstance(step, Remove | Truncate | Zero) for step in op.steps
+            )
+            return NoSpace("full") if takes_room and name in full else None
+
+        ioctx.rule = full_but_for_one_object
+        for offset in (size + 5, 12 * MIB, 17 * MIB, 21 * MIB):
+            image.submit_write(offset, b"more", outcomes.append)
+        await until(lambda: len(outcomes) == 4)
+        assert [type(outcome) for outcome in outcomes if outcome is not None] == [NoSpace] * 3
+        assert image.size == 12 * MIB + 4
+        with pytest.raises(NoSpace):
+            await image.write(40 * MIB, b"alone")
+        assert image.size == 12 * MIB + 4
+        await image.resize(30 * MIB)  # this size was asked for
+        with pytest.raises(NoSpace):
+            await image.write(29 * MIB, b"within")
+        with pytest.raises(NoSpace):
+            await image.copy_range(image, 12 * MIB, 30 * MIB, 4)
+        assert image.size == 30 * MIB
+        ioctx.rule = lambda _name, _op: None
+        assert await image.read(12 * MIB - 1, 6) == b"\0more\0"
+        assert (await read_header(ioctx, image.image_id)).size == 30 * MIB
+        assert await image.read(size, 5) == b"grown"
 
 
 async def test_failed_read_is_told(pools: Pools) -> None:

@@ -1,5 +1,6 @@
 """The daemon dies: what was synced is there again, and the mountpoint can be used again."""
 
+import contextlib
 import errno
 import os
 import random
@@ -136,6 +137,12 @@ def test_full_store_is_enospc_and_recovers(tmp_path: Path) -> None:
             with pytest.raises(OSError, check=lambda err: err.errno == errno.ENOSPC):
                 (daemon.path / "big").write_bytes(os.urandom(80 << 20))
             assert path.read_bytes() == kept
+            content = os.urandom(1 << 20)
+            with (daemon.path / "big").open("r+b", buffering=0) as big, contextlib.suppress(OSError):
+                big.seek(written := big.seek(0, os.SEEK_END))
+                while True:
+                    written += big.write(content)
+            assert (daemon.path / "big").stat().st_size == written
             (daemon.path / "big").unlink()
             path.write_bytes(kept[::-1])
             daemon.stop()
