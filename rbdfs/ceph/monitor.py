@@ -317,8 +317,9 @@ class MonitorClient:
                 try:
                     return await self._dial(address)
                 except ConnectionLost as err:
+                    if str(err) != str(self._failures.get(address)):
+                        log.info("monitor %s: %s", address, err)
                     self._failures[address] = err
-                    log.info("monitor %s: %s", address, err)
                 except (AuthenticationFailed, NotSupported) as err:
                     self._failures[address] = refusal = err
                     log.log(logging.WARNING if self._had_session else logging.INFO, "monitor %s: %s", address, err)

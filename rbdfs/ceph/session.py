@@ -154,12 +154,17 @@ class OSDSession:
                     await trio.sleep(pause)
 
     async def _connect(self) -> Connection:
-        pause = _FIRST_PAUSE
+        pause, trouble = _FIRST_PAUSE, ""
         while True:
             try:
-                return await self._owner.dial(self.address)
+                connection = await self._owner.dial(self.address)
+                if trouble:
+                    log.info("%s: connected", self)
+                return connection
             except ConnectionLost as err:
-                log.info("%s: %s", self, err)
+                if str(err) != trouble:  # an OSD may be away for days
+                    trouble = str(err)
+                    log.info("%s: %s; trying on", self, err)
             except AuthenticationFailed as err:
                 log.info("%s: %s; renewing tickets", self, err)
                 await self._owner.renew_tickets()

@@ -27,7 +27,11 @@ def _umount(parser: Parser) -> None:
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
     parser.add_argument("-l", "--lazy", action="store_true", help="detach now; wait until the last file is closed")
     parser.add_argument(
-        "--timeout", type=float, default=math.inf, metavar="SECONDS", help="how long to wait for the daemon's end"
+        "--timeout",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="how long to wait for the daemon's end; with --force, it is killed then",
     )
     parser.add_argument(
         "-f",
@@ -64,7 +68,7 @@ def umount(arguments: Arguments) -> None:
         try:
             daemon = _Daemon(process, status.pid, mountpoint)
             if arguments.force:
-                daemon.end()
+                daemon.end(arguments.timeout)
             else:
                 daemon.wait(mounted.device if mounted else None, arguments.timeout)
         finally:
@@ -130,12 +134,13 @@ class _Daemon:
             say(f"{self._mountpoint}: waiting until the daemon (pid {self._pid}) has flushed everything")
         if not self._ends_within(max(seconds - usual, _AFTER_SIGNAL_SECONDS if keeper else 0)):
             where = f" in the mount namespace of {keeper}" if keeper else ""
-            raise TimedOut(
-                f"{self._mountpoint}: detached, but its daemon (pid {self._pid}) still serves open files{where}"
-            )
+            status = state.read_state(self._mountpoint)
+            opened = ", ".join(status.open_images) if status is not None else ""
+            doing = f"still serves files that are open{where}: {opened}" if opened else "has not flushed everything yet"
+            raise TimedOut(f"{self._mountpoint}: detached, but its daemon (pid {self._pid}) {doing}")
 
-    def end(self) -> None:
-        """Make it flush what it has, and leave, whatever is open."""
+    def end(self, seconds: float) -> None:
+        """Make it flush what it has, and leave, whatever is open; kill it where that takes longer."""
         for number in (
             signal.SIGTERM,
             signal.SIGINT,
@@ -143,6 +148,6 @@ class _Daemon:
             signal.pidfd_send_signal(self._process, number)
             if self._ends_within(_AFTER_SIGNAL_SECONDS):
                 return
-        if not self._ends_within(_FLUSH_SECONDS):
+        if not self._ends_within(min(_FLUSH_SECONDS, seconds)):
             signal.pidfd_send_signal(self._process, signal.SIGKILL)
             raise StoreFailure(f"{self._mountpoint}: the store does not answer; what was not synced is lost")

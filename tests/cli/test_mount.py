@@ -171,7 +171,7 @@ def test_umount_waits_for_a_file_open_in_another_namespace_as_long_as_one_likes(
         other.stdout.readline()
         try:
             said = shell("umount", "--timeout", "1", shell.mountpoint, code=110)
-            assert f"open files in the mount namespace of sleep (pid {other.pid})" in said
+            assert f"open in the mount namespace of sleep (pid {other.pid}): vm" in said
             assert is_running(pid)
             shell("umount", "--force", shell.mountpoint)
             assert not is_running(pid)
