@@ -11,7 +11,7 @@ import struct
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
-from rbdfs.wire import S32, S64, U16, U32, U64, Layout
+from rbdfs.wire import S32, S64, U16, U32, U64, Buffer, Layout
 
 MINOR_VERSION = 45  # the newest minor version whose layouts this file knows
 
@@ -44,6 +44,7 @@ class Notification(IntEnum):
 
     INVAL_INODE = 2
     INVAL_ENTRY = 3
+    STORE = 4
 
 
 class InitFlag(IntFlag):
@@ -258,6 +259,15 @@ class InvalEntryOut(NamedTuple):
     flags: U32
 
 
+class StoreOut(NamedTuple):
+    """struct fuse_notify_store_out; the bytes follow."""
+
+    inode: U64
+    offset: U64
+    size: U32
+    padding: U32
+
+
 IN_HEADER = Layout(InHeader)
 OUT_HEADER = Layout(OutHeader)
 INIT_IN = Layout(InitIn)
@@ -274,6 +284,7 @@ STATX_IN = Layout(StatxIn)
 STATX_OUT = Layout(StatxOut)
 STATX_RESERVE = bytes(14 * 8)
 INVAL_INODE_OUT = Layout(InvalInodeOut)
+STORE_OUT = Layout(StoreOut)
 INVAL_ENTRY_OUT = Layout(InvalEntryOut)
 
 ENTRY_OUT_SIZE = 128  # struct fuse_entry_out
@@ -303,3 +314,9 @@ def inval_entry(parent: int, name: bytes) -> bytes:
     """The notification that drops a name from the kernel's directory cache."""
     body = INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
     return pack_out_header(OUT_HEADER.size + len(body), Notification.INVAL_ENTRY, 0) + body
+
+
+def store(inode: int, offset: int, data: Buffer) -> bytes:
+    """The notification that puts bytes into the kernel's page cache, and makes the file as large as that takes."""
+    body = STORE_OUT.pack(inode, offset, len(data), 0) + data
+    return pack_out_header(OUT_HEADER.size + len(body), Notification.STORE, 0) + body

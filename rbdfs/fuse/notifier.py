@@ -10,7 +10,8 @@ import os
 
 import trio
 
-from rbdfs.fuse.abi import inval_entry, inval_inode
+from rbdfs.fuse.abi import inval_entry, inval_inode, store
+from rbdfs.wire import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +34,23 @@ class Notifier:
         """The bytes of a file have changed: drop its pages and its attributes."""
         self.send(inval_inode(inode, 0, 0))
 
+    def file_has_grown(self, inode: int, size: int, last: Buffer) -> None:
+        """A file ends with this byte now: appending to it goes by a size that only this, or a `stat`, corrects."""
+        self.send(store(inode, size - 1, last))
+        self.invalidate_content(inode)
+
     def invalidate_entry(self, parent: int, name: str) -> None:
         """A name has appeared, gone, or now means another file."""
         self.send(inval_entry(parent, os.fsencode(name)))
 
     def send(self, message: bytes) -> None:
-        """Queue a notification; a repetition of one that still waits is dropped."""
-        if message not in self._queue:
-            self._queue.append(message)
-            self._wake.set()
-            if self._idle.is_set():
-                self._idle = trio.Event()
+        """Queue a notification; of repetitions that still wait, the last one goes."""
+        if message in self._queue:
+            self._queue.remove(message)
+        self._queue.append(message)
+        self._wake.set()
+        if self._idle.is_set():
+            self._idle = trio.Event()
 
     async def wait_sent(self) -> None:
         """Wait until the kernel has heard all that was queued."""

@@ -15,8 +15,18 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 
-from rbdfs.errors import Gone, InvalidArgument, NameTooLong, NotFound, NotSupported, PermissionDenied, ReadOnly
+from rbdfs.errors import (
+    Gone,
+    InvalidArgument,
+    NameTooLong,
+    NotFound,
+    NotSupported,
+    PermissionDenied,
+    RbdfsError,
+    ReadOnly,
+)
 from rbdfs.fuse import attributes
 from rbdfs.fuse.attributes import MODE_KEY, MTIME_KEY, OWNER_KEY, FileAttributes, Kept
 from rbdfs.fuse.file_names import NAME_MAX, SNAP_DIRECTORY, why_no_file_name, why_no_image_file_name
@@ -32,6 +42,7 @@ from rbdfs.image.lookup import lookup
 from rbdfs.image.metadata import list_metadata
 from rbdfs.image.usage import occupied_bytes
 from rbdfs.rados.api import IoCtx, PoolUsage
+from rbdfs.wire import Buffer
 
 
 class Tree:
@@ -304,8 +315,10 @@ class Tree:
         if change & ImageChange.CONTENT:
             self._notifier.invalidate_content(file.inode)
         if change & ImageChange.SIZE and not file.is_resizing and image.size != file.known_size:
-            file.known_size = image.size
+            has_grown, file.known_size = image.size > file.known_size, image.size
             self._notifier.invalidate_content(file.inode)
+            if has_grown:
+                image.submit_read(image.size - 1, 1, partial(self._have_read_last, file, image.size))
         if change & ImageChange.METADATA:
             file.forget_kept()
             self._notifier.invalidate_attributes(file.inode)
@@ -316,6 +329,10 @@ class Tree:
                 self._notifier.invalidate_entry(self.inodes.snap_root.number, inode.image_name)
         if change & (ImageChange.SNAPSHOTS | ImageChange.REMOVED):
             self._snapshots_changed(image.image_id, image.header)
+
+    def _have_read_last(self, file: ImageFile, size: int, outcome: list[Buffer] | RbdfsError) -> None:
+        if isinstance(outcome, list) and outcome and file.known_size == size == file.image.size:
+            self._notifier.file_has_grown(file.inode, size, outcome[0])
 
     def _snapshots_changed(self, image_id: str, header: Header) -> None:
         for parent in self.inodes.known(Kind.SNAP_DIRECTORY, image_id):

@@ -42,6 +42,25 @@ def test_resize_by_another_client_is_seen(daemon: Daemon) -> None:
         assert os.pread(file.fileno(), MIB, 0) == b"x" * 1024 + bytes(1024)
 
 
+@pytest.mark.parametrize("flags", [0, os.O_DIRECT], ids=["buffered", "direct"])
+def test_what_is_appended_follows_what_another_client_has_added(daemon: Daemon, flags: int) -> None:
+    path = daemon.path / "disk"
+    path.write_bytes(b"begin")
+    file = os.open(path, os.O_RDWR | os.O_APPEND | flags)
+    try:
+        os.write(file, b"-ours")
+        for size in (2 * MIB, 2 * MIB + 8192, 3 * MIB + 4097):
+            daemon.cli("resize", "--no-progress", "--size", f"{size}B", daemon.spec("disk"))
+            time.sleep(0.3)  # the kernel is told; a stat, which would tell it too, is what this does without
+            os.write(file, b"more")
+            assert os.lseek(file, 0, os.SEEK_CUR) == size + 4
+    finally:
+        os.close(file)
+    content = path.read_bytes()
+    assert content.replace(b"\0", b"") == b"begin-ours" + 3 * b"more"
+    assert content[2 * MIB : 2 * MIB + 4] == b"more"
+
+
 def test_names_of_another_client_are_seen(daemon: Daemon) -> None:
     path = daemon.path / "disk"
     path.write_bytes(b"x")
