@@ -70,7 +70,7 @@ class Image(ImageCore):
         self.path.submit_read(offset, length, on_complete)
 
     def submit_write(self, offset: int, data: Buffer, on_complete: OnWrite) -> None:
-        """Write; `data` must stay unchanged until the callback. Past the end, the image grows first."""
+        """Write; `data` stays unchanged until the callback, and this return. Past the end, the image grows first."""
         self.timestamps.has_new_writes = True
         if self.timestamps.modify_is_due:
             self.timestamps.note_modify()

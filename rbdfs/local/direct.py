@@ -7,6 +7,7 @@ or in a thread; one that falls into a single block that is not is answered by co
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rbdfs.errors import RbdfsError, StoreFailure
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, CHUNK, Blocks
@@ -108,44 +109,47 @@ class Direct:
         end = offset + length
         blocks = head.blocks
         first = offset >> BLOCK_BITS
-        if end > head.size or not length or first >= len(blocks):
-            return False
-        block = blocks[first]
-        if not block or not self._blocks.is_exclusive(block):
-            return False
-        if first == (end - 1) >> BLOCK_BITS:
+        if first == (end - 1) >> BLOCK_BITS and length:  # the usual case, without a plan
+            block = blocks[first] if end <= head.size and first < len(blocks) else 0
+            if not block or not self._blocks.is_exclusive(block):
+                return False
             self._journal.data_dirty = True
             self._media.write(block << BLOCK_BITS | offset & _BLOCK_MASK, data)
             return True
-        if not self._are_exclusive(head, offset, end):
-            return False
-        self._journal.data_dirty = True
-        view = memoryview(data).cast("B")
-        for at, size, file_offset in pieces(blocks, offset, end):
-            self._media.write(file_offset, view[at - offset : at - offset + size])
-        return True
+        plan = self.plan_overwrite(head, step)
+        if plan is not None:
+            self.write(step, plan)
+        return plan is not None
 
-    def overwrite_in_thread(
-        self, head: State, step: Write, writer: Offload, on_done: Callable[[RbdfsError | None], None]
-    ) -> bool:
-        """As `overwrite`, in a thread; until `on_done` nobody may change which blocks the head has."""
+    def plan_overwrite(self, head: State, step: Write) -> list[Piece] | None:
+        """Where an overwrite goes; None where not every block is there and exclusive."""
         offset, data = step
         end = offset + len(data)
         if end > head.size or not len(data) or not self._are_exclusive(head, offset, end):
-            return False
-        plan = pieces(head.blocks, offset, end)
+            return None
+        return pieces(head.blocks, offset, end)
+
+    def write(self, step: Write, plan: list[Piece]) -> None:
+        """Write to where it was planned."""
+        self._journal.data_dirty = True
+        self._put(step, plan)
+
+    def write_in_thread(
+        self, step: Write, plan: list[Piece], writer: Offload, on_done: Callable[[RbdfsError | None], None]
+    ) -> None:
+        """The same, in a thread; until `on_done` nobody may change which blocks the head has."""
 
         def done(error: Exception | None) -> None:
             self._journal.data_dirty = True  # only now: a sync that ran meanwhile may not have seen all of it
             on_done(_known(error, "write"))
 
-        def work() -> None:
-            view = memoryview(data).cast("B")
-            for at, size, file_offset in plan:
-                self._media.write(file_offset, view[at - offset : at - offset + size])
+        writer.submit(partial(self._put, step, plan), done)
 
-        writer.submit(work, done)
-        return True
+    def _put(self, step: Write, plan: list[Piece]) -> None:
+        offset, data = step
+        view = memoryview(data).cast("B")
+        for at, size, file_offset in plan:
+            self._media.write(file_offset, view[at - offset : at - offset + size])
 
     def _are_exclusive(self, head: State, offset: int, end: int) -> bool:
         blocks = head.blocks

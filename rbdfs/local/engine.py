@@ -49,6 +49,7 @@ _READERS = 16  # threads: as deep as a queue usually gets
 # such writes goes there even if it is alone, which costs it the way there and back, a tenth of its time.
 _LARGE = 512 << 10
 _PROBE = 64
+_ANSWERED_FIRST = 128 << 10  # bytes that take as long to write as a process takes to wake up
 _INLINE = 1 << 16  # bytes; a fresh buffer this small is cheaper zeroed than sliced
 
 
@@ -218,6 +219,9 @@ class Engine:
         head, step = obj.head, op.steps[0]
         if len(op.steps) > 1 or type(step) is not Write or head is None or op.snapc.seq > obj.snap_seq:
             return False
+        plan = self._direct.plan_overwrite(head, step)
+        if plan is None:
+            return False
 
         def done(error: RbdfsError | None) -> None:
             obj.writing -= 1
@@ -227,11 +231,33 @@ class Engine:
             if not obj.writing:
                 self._go_on(obj)
 
-        if not self._direct.overwrite_in_thread(head, step, self.writer, done):
-            return False
+        self._direct.write_in_thread(step, plan, self.writer, done)
         self._write_behind.reset()
         obj.writing += 1
         self._waiting.add(obj)
+        return True
+
+    # Overwrites that are answered first. Whoever waits for the answer goes on while the bytes go to the page cache.
+
+    def _answer_and_write(self, obj: StoredObject, head: State, step: Write, on_complete: OnComplete) -> bool:
+        """Overwrite after telling that it is done, where it cannot fail for want of room; False where it might.
+
+        Nothing comes between: other ops on the object wait, as `on_complete` may submit some. An error, which can only
+        be the disk's, ends the store, so that the next flush fails.
+        """
+        plan = self._direct.plan_overwrite(head, step)
+        if plan is None or obj.waiting is not None or not self.media.has_plenty_of_room():
+            return False
+        self._touch(obj, head)
+        obj.waiting = deque()
+        on_complete(Reply([None], obj.version))
+        try:
+            self._direct.write(step, plan)
+            if len(step.data) >= _LARGE:
+                self._write_behind.wrote(plan)
+        except Exception as err:
+            self.journal.fail(err if isinstance(err, StoreFailure) else StoreFailure(f"{obj.key.name}: {err}"))
+        self._go_on(obj)
         return True
 
     # The two kinds of op.
@@ -263,8 +289,10 @@ class Engine:
         wanted = op.steps
         head = obj.head
         if len(wanted) == 1 and type(wanted[0]) is Write and head is not None and op.snapc.seq <= obj.snap_seq:
-            is_large = len(wanted[0].data) >= _LARGE
-            if is_large and self._is_worth_a_thread() and self._write_in_thread(obj, op, on_complete):
+            length = len(wanted[0].data)
+            if length >= _LARGE and self._is_worth_a_thread() and self._write_in_thread(obj, op, on_complete):
+                return None
+            if length >= _ANSWERED_FIRST and self._answer_and_write(obj, head, wanted[0], on_complete):
                 return None
             if self._direct.overwrite(head, wanted[0]):
                 self._touch(obj, head)

@@ -70,6 +70,11 @@ class Journal:
         self._dirty.set()
         self._urgent.set()
 
+    def fail(self, error: RbdfsError) -> None:
+        """Something is lost that was taken: nothing more is made durable, and whoever flushes is told."""
+        self.failure = error
+        log.error("store failed, no further writes: %s", error)
+
     async def flush(self) -> None:
         """Make durable what was done before this call."""
         if self.failure is not None:
@@ -103,8 +108,7 @@ class Journal:
             except RbdfsError as err:
                 flush.error = err
                 if not isinstance(err, NoSpace):
-                    self.failure = err
-                    log.error("store failed, no further writes: %s", err)
+                    self.fail(err)
                 elif self._backlog:
                     log.warning("changes wait for room: %s", err)
                     self._dirty.set()

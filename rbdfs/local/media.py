@@ -9,6 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ _ZEROES = bytes(1 << 20)
 _WRITE_STEP = 128 << 10
 _CACHESTAT = 451  # the system call's number on every architecture but Alpha; Linux 6.5
 _PLENTY = 256  # times what is set aside
+_PLENTY_OF_ROOM = 2 << 30  # bytes
+_ROOM_SECONDS = 0.1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -51,6 +54,8 @@ class Media:
         self._can_punch = True
         self._can_nowait = True
         self._can_tell_cached = True
+        self._has_plenty = False
+        self._room_asked = float("-inf")
         self.syncs = 0
 
     def close(self) -> None:
@@ -139,6 +144,14 @@ class Media:
         room = os.fstatvfs(self._fd)
         if self._can_punch and room.f_bavail * room.f_frsize >= _PLENTY * length:
             _libc.fallocate(self._fd, _KEEP_SIZE, offset, length)  # a failure costs time, nothing else
+
+    def has_plenty_of_room(self) -> bool:
+        """Whether no write can run out of room; asked anew ten times a second, which no disk fills so much in."""
+        now = time.monotonic()
+        if now >= self._room_asked + _ROOM_SECONDS:
+            room = os.fstatvfs(self._fd)
+            self._room_asked, self._has_plenty = now, room.f_bavail * room.f_frsize >= _PLENTY_OF_ROOM
+        return self._has_plenty
 
     def give_back(self, offset: int, length: int) -> None:
         """Make a range, of which nothing is in use, a hole."""

@@ -6,7 +6,8 @@ difference is a stated property (`StoreProperties`), never an `if` on which stor
 Hot path: `IoCtx.submit(name, op, on_complete)`. The callback is called exactly once, with a `Reply` or an error. It
 may be called before `submit` returns (the local store, from the page cache) or later, from the store's own loop
 (Ceph: the messenger's receive loop); always in the trio thread, and never inside a step of another op, so a
-callback may submit. It must not raise and must not block. `operate` is the same, awaited.
+callback may submit. It must not raise and must not block. `operate` is the same, awaited. The data of a write stays
+unchanged until both the callback was called and `submit` has returned.
 
 What always holds:
 

@@ -1,4 +1,4 @@
-"""Large overwrites side by side go to a thread; every op still finds the object as the ops before it left it."""
+"""Large overwrites go to a thread, or are answered first; every op finds the object as the ops before it left it."""
 
 import random
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from rbdfs.local import engine
+from rbdfs.errors import NoSpace, StoreFailure
+from rbdfs.local import engine, media
 from rbdfs.local.cluster import check_store, open_store
+from rbdfs.local.media import Media
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx, Outcome
 from rbdfs.rados.ops import CloneRange, Read, ReadOp, Reply, SnapContext, Truncate, Write, WriteOp, Zero
@@ -19,6 +21,7 @@ KIB = 1 << 10
 @pytest.fixture(autouse=True)
 def most_writes_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_LARGE", 32 * KIB)
+    monkeypatch.setattr(engine, "_ANSWERED_FIRST", 16 * KIB)
     monkeypatch.setattr(engine, "_PROBE", 3)
 
 
@@ -34,10 +37,11 @@ class Submitter:
         self.done = trio.Event()
         self.answers: list[tuple[bytes, bytes]] = []  # of reads: what should be there, what was
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes, *, looks: bool = False) -> None:
+        """`looks`: whoever hears of the end reads at once, from within the callback."""
         end = offset + len(data)
         self.content[offset:end] = data
-        self._submit(WriteOp([Write(offset, data)], self.snapc))
+        self._submit(WriteOp([Write(offset, data)], self.snapc), looks_at=offset if looks else None)
 
     def change(self, step: Zero | Truncate | CloneRange) -> None:
         self._submit(WriteOp([step], self.snapc))
@@ -46,13 +50,15 @@ class Submitter:
         expected = bytes(self.content[offset : offset + length])
         self._submit(ReadOp([Read(offset, length)]), expected)
 
-    def _submit(self, op: ReadOp | WriteOp, expected: bytes | None = None) -> None:
+    def _submit(self, op: ReadOp | WriteOp, expected: bytes | None = None, *, looks_at: int | None = None) -> None:
         self.left += 1
 
         def on_complete(outcome: Outcome) -> None:
             assert isinstance(outcome, Reply), outcome
             if expected is not None:
                 self.answers.append((expected, bytes(outcome.outputs[0])))
+            if looks_at is not None:
+                self.read(looks_at, 4 * KIB)
             self.left -= 1
             if not self.left:
                 self.done.set()
@@ -129,6 +135,70 @@ async def test_copies_of_what_is_being_written_are_whole(tmp_path: Path) -> None
             await source.wait()
             assert set(bytes(await calls.read(ioctx, "copy", 0, SIZE))) == {turn}
             assert set(bytes(await calls.read(ioctx, "object", 0, SIZE))) == {100 + turn}
+
+
+async def test_whoever_is_told_of_a_write_reads_it(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "object", 0, bytes(SIZE))
+        object_ = Submitter(ioctx, "object", bytes(SIZE))
+        for turn in range(1, 30):
+            object_.write(turn * KIB, bytes([turn]) * (SIZE // 2), looks=True)
+            await object_.wait()
+        assert len(object_.answers) == 29
+        assert all(expected == found for expected, found in object_.answers)
+
+
+async def lose_a_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fails under a write that has been answered: everybody is told, for good."""
+
+    def fail(*_: object) -> None:
+        raise StoreFailure("a bad sector")
+
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "object", 0, b"o" * SIZE)
+        await ioctx.flush()
+        with monkeypatch.context() as patch:
+            patch.setattr(Media, "write", fail)
+            await calls.write(ioctx, "object", 0, b"n" * (SIZE // 2))
+        for _ in range(2):
+            with pytest.raises(StoreFailure, match="bad sector"):
+                await ioctx.flush()
+            with pytest.raises(StoreFailure, match="bad sector"):
+                await calls.write(ioctx, "object", 0, b"later")
+        assert bytes(await calls.read(ioctx, "object", 0, 0)) == b"o" * SIZE
+
+
+async def test_a_write_that_fails_after_it_was_answered_fails_every_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    with pytest.raises(StoreFailure, match="bad sector"):
+        await lose_a_write(path, monkeypatch)
+    assert (await check_store(path)).is_clean
+    async with open_store(path) as cluster:
+        assert bytes(await calls.read(await cluster.open_pool("rbd"), "object", 0, SIZE)) == b"o" * SIZE
+
+
+async def test_without_plenty_of_room_a_write_is_answered_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise NoSpace("full")
+
+    monkeypatch.setattr(media, "_PLENTY_OF_ROOM", 1 << 62)
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "object", 0, b"o" * SIZE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Media, "write", fail)
+            for _ in range(4):
+                with pytest.raises(NoSpace):
+                    await calls.write(ioctx, "object", 0, b"n" * (SIZE // 2))
+        await ioctx.flush()
+        await calls.write(ioctx, "object", 0, b"n" * (SIZE // 2))
 
 
 async def test_removed_pool_and_closed_store_wait_for_the_thread(tmp_path: Path) -> None:
