@@ -14,6 +14,7 @@
 """
 
 import errno
+from dataclasses import replace
 
 from rbdfs.cls.rbd_types import (
     FEATURES_ALL,
@@ -144,8 +145,7 @@ def _set_size(context: MethodContext, size: int) -> None:
     if size < old:
         parent = read_parent(context)
         if parent.spec.exists() and (parent.head_overlap or 0) > size:
-            parent.head_overlap = size
-            write_parent(context, parent)
+            write_parent(context, replace(parent, head_overlap=size))
 
 
 @_REGISTRY.reads("get_object_prefix")
@@ -191,8 +191,7 @@ def _set_flags(context: MethodContext, flags: int, mask: int, snap_id: int) -> N
         write_key(context, "flags", U64, old & ~mask | flags & mask)
     else:
         snap = read_snapshot(context, snap_id)
-        snap.flags = snap.flags & ~mask | flags & mask
-        write_snapshot(context, snap)
+        write_snapshot(context, replace(snap, flags=snap.flags & ~mask | flags & mask))
 
 
 @_REGISTRY.reads("op_features_get")

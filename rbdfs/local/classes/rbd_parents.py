@@ -110,8 +110,7 @@ def _child_attach(context: MethodContext, snap_id: int, child: ChildImageSpec) -
         raise failure(context, errno.EEXIST, f"image {child.image_id} is a child already")
     children = sorted([*children, child], key=ChildImageSpec.sort_key)
     write_key(context, _children_key(snap_id), list[ChildImageSpec], children)
-    snap.child_count += 1
-    write_snapshot(context, snap)
+    write_snapshot(context, replace(snap, child_count=snap.child_count + 1))
     change_op_features(context, OpFeature.CLONE_PARENT, OpFeature.CLONE_PARENT)
 
 
@@ -128,8 +127,7 @@ def _child_detach(context: MethodContext, snap_id: int, child: ChildImageSpec) -
         write_key(context, _children_key(snap_id), list[ChildImageSpec], children)
     else:
         context.omap_remove(_children_key(snap_id))
-    snap.child_count -= 1
-    write_snapshot(context, snap)
+    write_snapshot(context, replace(snap, child_count=snap.child_count - 1))
     if not any(other.child_count for other in read_snapshots(context)):
         change_op_features(context, 0, OpFeature.CLONE_PARENT)
 

@@ -2,6 +2,7 @@
 
 import errno
 import uuid
+from dataclasses import replace
 
 from rbdfs.cls.rbd_types import (
     MAX_SNAP_ID,
@@ -116,8 +117,7 @@ def _snapshot_rename(context: MethodContext, snap_id: int, name: str) -> None:
     snap = read_snapshot(context, snap_id)
     if snap.namespace.kind != SnapKind.USER:
         raise failure(context, errno.EINVAL, "only a user's snapshot can be renamed")
-    snap.name = name
-    write_snapshot(context, snap)
+    write_snapshot(context, replace(snap, name=name))
 
 
 @_REGISTRY.writes("snapshot_remove", U64)
@@ -151,9 +151,8 @@ def _snapshot_trash_add(context: MethodContext, snap_id: int) -> None:
     if snap.namespace.kind == SnapKind.TRASH:
         raise failure(context, errno.EEXIST, f"snapshot {snap.name} is in the trash")
     change_op_features(context, OpFeature.SNAP_TRASH, OpFeature.SNAP_TRASH)
-    snap.namespace = SnapNamespace(SnapKind.TRASH, TrashSnapContent(snap.name, snap.namespace.kind).to_bytes())
-    snap.name = str(uuid.uuid4())
-    write_snapshot(context, snap)
+    namespace = SnapNamespace(SnapKind.TRASH, TrashSnapContent(snap.name, snap.namespace.kind).to_bytes())
+    write_snapshot(context, replace(snap, namespace=namespace, name=str(uuid.uuid4())))
 
 
 @_REGISTRY.reads("get_protection_status", U64)
@@ -172,9 +171,7 @@ def _set_protection_status(context: MethodContext, snap_id: int, status: int) ->
     _require_snapshot(context, snap_id)
     if status > max(Protection):
         raise failure(context, errno.EINVAL, f"there is no protection {status}")
-    snap = read_snapshot(context, snap_id)
-    snap.protection = status
-    write_snapshot(context, snap)
+    write_snapshot(context, replace(read_snapshot(context, snap_id), protection=status))
 
 
 @_REGISTRY.reads("snapshot_get_limit")

@@ -5,12 +5,14 @@ snapshot that an older OSD wrote holds the parent itself; it is put into the new
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Self
+from functools import lru_cache
+from typing import Any, Self
 
 from rbdfs.cls.rbd_types import NO_SNAP, USER, ParentImageSpec, Protection, SnapNamespace
 from rbdfs.cls.types import Time
+from rbdfs.errors import Corrupt, WireError
 from rbdfs.local.classes.context import MethodContext
-from rbdfs.local.classes.support import decoded, encoded, find_key, list_keys, read_key, write_key
+from rbdfs.local.classes.support import encoded, find_key, list_keys, write_key
 from rbdfs.wire import U8, U32, U64, Cursor, codec_of, envelope
 
 SNAPSHOT_PREFIX = "snapshot_"
@@ -22,7 +24,7 @@ def _compat(cursor: Cursor) -> int:
     return cursor.buffer[cursor.offset + 1] if cursor.remaining > 1 else 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StoredParent:
     """The parent of an image (`cls_rbd_parent`); without `head_overlap` only snapshots still have it."""
 
@@ -45,7 +47,7 @@ class StoredParent:
             return cls(ParentImageSpec(pool_id, "", image_id, snap_id), overlap)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StoredSnapshot:
     """A snapshot of an image (`cls_rbd_snap`)."""
 
@@ -77,24 +79,37 @@ class StoredSnapshot:
         """Read one, in the form of any release."""
         compat = _compat(cursor)
         with cursor.envelope(8, "StoredSnapshot") as version:
-            snap = cls(cursor.u64(), cursor.text(), cursor.u64())
+            found: dict[str, Any] = {"id": cursor.u64(), "name": cursor.text(), "image_size": cursor.u64()}
             if compat < 8:
                 cursor.u64()  # features: those of the image count
                 if version >= 2:
-                    snap.parent = StoredParent.decode(cursor)
+                    found["parent"] = StoredParent.decode(cursor)
             if version >= 3:
-                snap.protection = cursor.u8()
+                found["protection"] = cursor.u8()
             if version >= 4:
-                snap.flags = cursor.u64()
+                found["flags"] = cursor.u64()
             if version >= 5:
-                snap.namespace = SnapNamespace.decode(cursor)
+                found["namespace"] = SnapNamespace.decode(cursor)
             if version >= 6:
-                snap.timestamp = Time.decode(cursor)
+                found["timestamp"] = Time.decode(cursor)
             if version >= 7:
-                snap.child_count = cursor.u32()
+                found["child_count"] = cursor.u32()
             if version >= 8:
-                snap.parent_overlap = codec_of(U64 | None)[1](cursor)
-        return snap
+                found["parent_overlap"] = codec_of(U64 | None)[1](cursor)
+        return cls(**found)
+
+
+@lru_cache(maxsize=4096)
+def _decode_snapshot(value: bytes) -> StoredSnapshot:
+    """Whoever reads a header asks three methods about each snapshot, and often reads it again."""
+    return StoredSnapshot.decode(Cursor(value))
+
+
+def _snapshot(context: MethodContext, key: str, value: bytes) -> StoredSnapshot:
+    try:
+        return _decode_snapshot(bytes(value))
+    except WireError as err:
+        raise Corrupt(f"{context.object_name}: {key}: {err}") from err
 
 
 def snapshot_key(snap_id: int) -> str:
@@ -104,15 +119,14 @@ def snapshot_key(snap_id: int) -> str:
 
 def read_snapshot(context: MethodContext, snap_id: int) -> StoredSnapshot:
     """A snapshot; NotFound."""
-    snap: StoredSnapshot = read_key(context, snapshot_key(snap_id), StoredSnapshot)
-    return snap
+    key = snapshot_key(snap_id)
+    return _snapshot(context, key, context.omap_get(key))
 
 
 def read_snapshots(context: MethodContext) -> list[StoredSnapshot]:
     """All snapshots, oldest first."""
     return [
-        decoded(context, SNAPSHOT_PREFIX + key, value, StoredSnapshot)
-        for key, value in list_keys(context, SNAPSHOT_PREFIX).items()
+        _snapshot(context, SNAPSHOT_PREFIX + key, value) for key, value in list_keys(context, SNAPSHOT_PREFIX).items()
     ]
 
 

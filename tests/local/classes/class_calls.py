@@ -364,7 +364,7 @@ def comparable_value(key: str, value: bytes) -> str:
     if key.startswith("snapshot_"):
         snap = replace(StoredSnapshot.decode(Cursor(value)), timestamp=Time())
         if snap.namespace.kind == SnapKind.TRASH:
-            snap.name = "random"
+            snap = replace(snap, name="random")
         out = bytearray()
         snap.encode(out)
         return out.hex()
