@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import trio
+
 from rbdfs.errors import (
     Gone,
     InvalidArgument,
@@ -43,6 +45,8 @@ from rbdfs.image.metadata import list_metadata
 from rbdfs.image.usage import occupied_bytes
 from rbdfs.rados.api import IoCtx, PoolUsage
 from rbdfs.wire import Buffer
+
+_ONCE_MORE_SECONDS = 0.1
 
 
 class Tree:
@@ -317,7 +321,9 @@ class Tree:
         if change & ImageChange.SIZE and not file.is_resizing and image.size != file.known_size:
             has_grown, file.known_size = image.size > file.known_size, image.size
             self._notifier.invalidate_content(file.inode)
-            if has_grown:
+            if not has_grown:
+                image.nursery.start_soon(self._tell_smaller, file)
+            else:
                 image.submit_read(image.size - 1, 1, partial(self._have_read_last, file, image.size))
         if change & ImageChange.METADATA:
             file.forget_kept()
@@ -329,6 +335,11 @@ class Tree:
                 self._notifier.invalidate_entry(self.inodes.snap_root.number, inode.image_name)
         if change & (ImageChange.SNAPSHOTS | ImageChange.REMOVED):
             self._snapshots_changed(image.image_id, image.header)
+
+    async def _tell_smaller(self, file: ImageFile) -> None:
+        """The kernel drops what it asked while the news came, and with it the size: once more, when that is over."""
+        await trio.sleep(_ONCE_MORE_SECONDS)
+        self._notifier.invalidate_content(file.inode)
 
     def _have_read_last(self, file: ImageFile, size: int, outcome: list[Buffer] | RbdfsError) -> None:
         if isinstance(outcome, list) and outcome and file.known_size == size == file.image.size:

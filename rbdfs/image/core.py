@@ -276,8 +276,8 @@ class ImageCore(ABC):
         """Make the image at least that large, for a write past its end."""
 
     @abstractmethod
-    async def _take_back(self, size: int) -> None:
-        """Such a write found no room: make the image that small again, or as small as the others allow."""
+    async def _take_back(self, size: int, offset: int, length: int) -> None:
+        """Such a write found no room: make the image that small again, or as small as what others wrote allows."""
 
     async def _on_acquired(self) -> None:
         """The lock is ours: see what the last owner left."""

@@ -60,7 +60,7 @@ class DataPath:
         snap_id: SnapId,
         prepare: Callable[[], Awaitable[None]],
         grow: Callable[[int], Awaitable[None]],
-        take_back: Callable[[int], Awaitable[None]],
+        take_back: Callable[[int, int, int], Awaitable[None]],
     ) -> None:
         # fixed for life
         self.data = data
@@ -328,7 +328,7 @@ class DataPath:
         assert queued.grown_from is not None
         try:
             with trio.move_on_after(_TAKE_BACK_SECONDS), suppress(RbdfsError):  # the writer is told of the first one
-                await self._take_back(queued.grown_from)
+                await self._take_back(queued.grown_from, queued.offset, len(queued.data))
         finally:
             queued.on_complete(error)
             self._task_done()

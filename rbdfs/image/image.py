@@ -141,7 +141,7 @@ class Image(ImageCore):
             await copying.copy(self, source, source_offset, offset, length)
         except NoSpace:
             with suppress(RbdfsError):
-                await self._take_back(before)
+                await self._take_back(before, offset, length)
             raise
         return length
 
@@ -160,12 +160,16 @@ class Image(ImageCore):
                 self._grown_to = size
                 self.announce_soon()
 
-    async def _take_back(self, size: int) -> None:
+    async def _take_back(self, size: int, offset: int, length: int) -> None:
+        if self.lock is not None and not self.lock.is_owner:
+            return  # handed over meanwhile: another client may have written there
         async with self.maintenance:
             await self.prepare_writes()
             async with self.path.paused():
                 if size < self.size == self._grown_to:  # else somebody has resized it since
-                    filled = await allocation.data_extents(self, size, self.size - size)
+                    before = await allocation.data_extents(self, size, max(offset - size, 0))
+                    behind = await allocation.data_extents(self, offset + length, self.size)
+                    filled = [*before, *behind]
                     await resizing.shrink(self, sum(filled[-1]) if filled else size)
                     self._grown_to = self.size
                     self.announce_soon()

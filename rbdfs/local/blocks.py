@@ -142,12 +142,15 @@ class Blocks:
 
     # Handing out.
 
-    def allocate(self, index: int, want: int, preferred: int, *, small: bool = False) -> tuple[int, int]:
+    def allocate(
+        self, index: int, want: int, preferred: int, *, small: bool = False, in_reserve: bool = False
+    ) -> tuple[int, int]:
         """Give (first block, 1 to `want` blocks in a row), zeroed and counted once, for index `index` of an object.
 
-        `preferred` is where they should begin, 0 for anywhere; `small` says that the object has few blocks.
+        `preferred` is where they should begin, 0 for anywhere; `small` says that the object has few blocks,
+        `in_reserve` that they are for metadata, and may take the last room.
         """
-        if not self._has_room():
+        if not in_reserve and not self._has_room():
             raise NoSpace("the store's filesystem is full")
         start = preferred if preferred and self.is_free(preferred) else self._find(index, small=small)
         got = 1

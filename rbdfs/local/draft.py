@@ -62,6 +62,7 @@ class Draft:
         self.exists = base is not None
         self.changed = False
         self.in_place = False
+        self.in_reserve = False  # may take the last room of the filesystem
         self.patient = True  # wait for the disk where a block must be copied
         self.wrote_data = False  # into the data file
         self.size = start.size
@@ -364,7 +365,8 @@ class Draft:
     def _map_fresh(self, index: int, want: int) -> int:
         """Map up to `want` indexes from this one on to fresh blocks; gives how many."""
         is_small = index == 0 and want == 1 and self.size <= BLOCK_SIZE
-        block, got = self._ledger.allocate(index, want, near(self._ledger, self.blocks, index), small=is_small)
+        place = near(self._ledger, self.blocks, index)
+        block, got = self._ledger.allocate(index, want, place, small=is_small, in_reserve=self.in_reserve)
         self._pool.used += got
         fresh = range(block, block + got)
         self._fresh.update(fresh)

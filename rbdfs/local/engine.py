@@ -17,7 +17,15 @@ from functools import partial
 
 import trio
 
-from rbdfs.errors import Blocklisted, InvalidArgument, NotFound, RbdfsError, StoreFailure
+from rbdfs.errors import (
+    Blocklisted,
+    InvalidArgument,
+    NoSpace,
+    NotFound,
+    QuotaExceeded,
+    RbdfsError,
+    StoreFailure,
+)
 from rbdfs.local import snapshots, steps
 from rbdfs.local.batch import Batch
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, Blocks
@@ -37,7 +45,7 @@ from rbdfs.local.reserve import Reserve
 from rbdfs.local.watches import Watches
 from rbdfs.local.write_behind import WriteBehind
 from rbdfs.rados.api import OnComplete, Outcome
-from rbdfs.rados.ops import HEAD, Read, ReadOp, Reply, SparseRead, Write, WriteOp
+from rbdfs.rados.ops import HEAD, Call, Read, ReadOp, Reply, SparseRead, Write, WriteOp
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +92,7 @@ class Engine:
         self.boot = boot
         self.journal = Journal(media, database, reserve, self._take)
         free = dict(database.rows("SELECT number, free FROM page"))
+        self._reserve = reserve
         self.blocks = Blocks(free, self._load_page, self._grow_file, lambda: reserve.is_intact)
         self.families = Families(database)
         self.pools: dict[int, Pool] = {}
@@ -302,9 +311,22 @@ class Engine:
                 self.dirty_pools.add(pool)
                 self.objects.mark(obj)
                 return Reply([None], obj.version)
+        # What frees room, and the metadata that goes with it, must find some on a full disk.
+        in_reserve = op.full_try or all(type(step) is Call for step in wanted)
+        try:
+            return self._run_draft(client, pool, obj, op, patient=patient, in_reserve=in_reserve)
+        except NoSpace as err:
+            if not in_reserve or isinstance(err, QuotaExceeded) or not self._reserve.give_up():
+                raise
+        return self._run_draft(client, pool, obj, op, patient=patient, in_reserve=True)
+
+    def _run_draft(
+        self, client: Client, pool: Pool, obj: StoredObject, op: WriteOp, *, patient: bool, in_reserve: bool
+    ) -> Reply:
+        head, wanted = obj.head, op.steps
         draft = Draft(self.media, self.blocks, pool, obj, head)
         keep = snapshots.snaps_to_keep(obj, op.snapc, pool.removed_snaps)
-        draft.patient = patient
+        draft.patient, draft.in_reserve = patient, in_reserve
         draft.in_place = not keep and bool(wanted) and steps.may_overwrite_in_place(wanted)
         run = steps.Run(self, client, draft, obj.version, time.time_ns(), HEAD, op.snapc, is_write=True)
         try:

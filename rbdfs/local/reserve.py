@@ -1,11 +1,13 @@
 """Room kept back for metadata, so that a full disk can still be told what is removed.
 
-Data may fill a filesystem to the last block, and then nothing could be committed, not even what frees blocks. So a
-file of a few MiB lies beside the store; a commit that finds no room takes its place, and until the file is back, no
-fresh blocks are handed out for data.
+Data may fill a filesystem to the last block, and then nothing could be committed, not even what frees blocks; nor
+could an object map be changed, which removing an image begins with. So a file of a few MiB lies beside the store. A
+commit, or a change of metadata, that finds no room takes its place, and until the file is back, no fresh blocks are
+handed out for anything else.
 """
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,38 +21,46 @@ _SIZE = 16 << 20  # bytes, or an eighth of a small filesystem
 
 
 class Reserve:
-    """The file; used by one thread at a time."""
+    """The file."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
+        self._lock = threading.Lock()  # the thread that commits, and the event loop
         self.is_intact = False
         self.restore()
 
     def restore(self) -> None:
         """Take the room, if it is there."""
-        if self.is_intact:
-            return
-        room = os.statvfs(self._path.parent)
-        size = min(_SIZE, room.f_blocks * room.f_frsize // 8)
-        try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self._lock:
+            if self.is_intact:
+                return
+            room = os.statvfs(self._path.parent)
+            size = min(_SIZE, room.f_blocks * room.f_frsize // 8)
             try:
-                os.posix_fallocate(descriptor, 0, size)
-            finally:
-                os.close(descriptor)
-        except OSError:
+                descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    os.posix_fallocate(descriptor, 0, size)
+                finally:
+                    os.close(descriptor)
+            except OSError:
+                self._drop()
+            else:
+                self.is_intact = True
+
+    def give_up(self) -> bool:
+        """Make its room free for what cannot wait; False where that has been done."""
+        with self._lock:
+            was_intact = self.is_intact
             self._drop()
-        else:
-            self.is_intact = True
+            return was_intact
 
     def commit(self, media: Media, database: Database, batch: Batch) -> None:
         """Commit a batch, in the reserve's room where there is no other."""
         try:
             media.commit(database, batch)
         except NoSpace:
-            if not self.is_intact:
+            if not self.give_up():
                 raise
-            self._drop()
             media.commit(database, batch)
 
     def _drop(self) -> None:

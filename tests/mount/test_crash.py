@@ -7,6 +7,7 @@ import random
 import subprocess
 import threading
 import time
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from mount.stores import LocalStore, Store
 from rbdfs.fuse.mounting import find_mount
 
 pytestmark = pytest.mark.mount
+
+MIB = 1 << 20
 
 BLOCK = 4096
 
@@ -149,6 +152,77 @@ def test_full_store_is_enospc_and_recovers(tmp_path: Path) -> None:
             daemon.start()
             assert path.read_bytes() == kept[::-1]
             daemon.expected.append("space|full|ENOSPC")
+    finally:
+        run("umount", "-l", small)
+
+
+def write_if_room(file: FileIO, data: bytes) -> int:
+    """Write; gives how many bytes, 0 where there is no room."""
+    try:
+        return file.write(data)
+    except OSError as err:
+        if err.errno == errno.ENOSPC:
+            return 0
+        raise
+
+
+def write_until_full(file: FileIO, data: bytes) -> None:
+    while write_if_room(file, data):
+        pass
+
+
+@needs_root
+def test_a_full_store_can_be_emptied_at_once(tmp_path: Path) -> None:
+    """What frees room finds some, for the object map and the commit, in the very moment that nothing is left."""
+    small = tmp_path / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", small)
+    try:
+        with mounted(small, LocalStore(small / "store")) as daemon:
+            daemon.expected.append("space|full|ENOSPC")
+            path = daemon.path / "big"
+            (daemon.path / "other").write_bytes(b"o" * MIB)
+            for _ in range(3):
+                with path.open("wb", buffering=0) as file:
+                    write_until_full(file, b"x" * (64 << 10))
+                    size = file.tell()
+                    for smaller in (size - (64 << 10), size - 5 * MIB, size - 9 * MIB - 77):
+                        os.ftruncate(file.fileno(), smaller)
+                        assert path.stat().st_size == smaller
+                    run("fallocate", "-p", "-o", 12345, "-l", 9 * MIB, path)
+                    write_until_full(file, b"y" * MIB)
+                path.unlink()
+                assert (daemon.path / "other").read_bytes() == b"o" * MIB
+            path.write_bytes(b"z" * (60 * MIB))
+    finally:
+        run("umount", "-l", small)
+
+
+@needs_root
+def test_a_write_across_objects_that_finds_room_for_half_of_it(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", small)
+    try:
+        with mounted(small, LocalStore(small / "store")) as daemon:
+            daemon.expected.append("space|full|ENOSPC")
+            start = 4 * MIB - 200704
+            refused = 0
+            for room in range(0, 1536, 128):
+                paths = [daemon.path / name for name in ("fill", "half")]
+                with paths[0].open("wb", buffering=0) as fill, paths[1].open("wb", buffering=0) as half:
+                    half.write(b"A" * start)
+                    os.fsync(half.fileno())
+                    write_until_full(fill, b"f" * (64 << 10))
+                    os.ftruncate(fill.fileno(), fill.tell() - (room << 10))
+                    os.fsync(fill.fileno())
+                    written = write_if_room(half, b"B" * MIB)
+                    refused += not written
+                    assert os.fstat(half.fileno()).st_size == start + written
+                assert paths[1].read_bytes() == b"A" * start + b"B" * written
+                for path in paths:
+                    path.unlink()
+            assert refused > 0
     finally:
         run("umount", "-l", small)
 
