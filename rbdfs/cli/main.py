@@ -117,24 +117,28 @@ def version() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     open_standard_streams()
-    ending = Ending()
-    if argv is None:
-        argv = sys.argv[1:]
-        if Path(sys.argv[0]).name == HELPER_NAME:
-            argv = arguments_of_mount_helper(argv)
-            if argv is None:
-                return 0
-    arguments = parse(argv)
-    debug = getattr(arguments, "debug", False)
-    if debug or getattr(arguments, "verbose", False):
-        _log_to_stderr(debug=debug)
+    ending, debug = Ending(), False
     try:
-        code = _run(arguments)
+        if argv is None:
+            argv = sys.argv[1:]
+            if Path(sys.argv[0]).name == HELPER_NAME:
+                argv = arguments_of_mount_helper(argv)
+                if argv is None:
+                    return 0
+        try:
+            arguments = parse(argv)
+        except SystemExit as left:  # with help, or after a message
+            code = left.code if isinstance(left.code, int) else 0
+        else:
+            debug = bool(getattr(arguments, "debug", False))
+            if debug or getattr(arguments, "verbose", False):
+                _log_to_stderr(debug=debug)
+            code = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return ending.exit_code
     except (RbdfsError, OSError) as err:
-        if err.errno in (errno.EPIPE, errno.EBADF):
+        if err.errno in (errno.EPIPE, errno.EBADF) or (isinstance(err, OSError) and err.errno == errno.ENOSPC):
             # Nothing more can be written, so the interpreter's own end must not try.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if err.errno == errno.EPIPE:  # whoever read our output has enough

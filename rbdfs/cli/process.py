@@ -32,6 +32,8 @@ class Ending:
 
     def __init__(self) -> None:
         self.exit_code = 128 + signal.SIGINT
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in _ENDINGS:
             if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
                 signal.signal(number, self._end)

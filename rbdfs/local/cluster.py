@@ -8,6 +8,7 @@ what they wrote may be lost.
 
 import itertools
 import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -46,21 +47,33 @@ log = logging.getLogger(__name__)
 async def open_store(path: Path | str, *, create: bool = False) -> AsyncIterator["LocalCluster"]:
     """Open the store in a directory, or attach to the process that has it open; `create` makes one where none is."""
     failure: BaseException | None = None
+    cluster: LocalCluster | None = None
+    ended = trio.Event()
+
+    async def host(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        """Run the cluster's tasks, and leave, in a task that a cancelled body, or Ctrl-C in it, does not touch."""
+        nonlocal failure
+        with trio.CancelScope() as shelter:
+            async with trio.open_nursery() as services:
+                task_status.started(services)
+                if trio.current_effective_deadline() > -math.inf:  # else the body has been interrupted before it began
+                    shelter.shield = True
+                await ended.wait()
+                if cluster is not None:
+                    try:
+                        await cluster.leave()
+                    except RbdfsError as err:
+                        failure = failure or err
+                services.cancel_scope.cancel()
+
     async with trio.open_nursery() as nursery:
-        services: trio.Nursery = await nursery.start(_host_services)
-        cluster = LocalCluster(Path(path), services)
         try:
+            cluster = LocalCluster(Path(path), await nursery.start(host))
             await cluster.connect(create=create)
             yield cluster
         except BaseException as err:  # raised below, as it is: a nursery would wrap it in a group
             failure = err
-        finally:
-            try:
-                with trio.CancelScope(shield=True):
-                    await cluster.leave()
-            except RbdfsError as err:
-                failure = failure or err
-            services.cancel_scope.cancel()
+        ended.set()
     if failure is not None:
         raise failure
 
@@ -77,14 +90,6 @@ async def check_store(path: Path | str) -> CheckReport:
         return await check_files(path)
     finally:
         lock.release()
-
-
-async def _host_services(task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    """Run the tasks of a cluster in a nursery that outlasts a cancelled body: leaving needs them."""
-    with trio.CancelScope(shield=True):
-        async with trio.open_nursery() as services:
-            task_status.started(services)
-            await trio.sleep_forever()
 
 
 class LocalCluster:
