@@ -3,21 +3,36 @@
 say() { printf '%s\n' "$*" >&2; }
 die() { say "${0##*/}: $*"; exit 1; }
 
+readonly POLICY=/usr/sbin/policy-rc.d POLICY_MARK='# of rbdfs, while it installs packages'
+
+# forbid_services: nothing that comes along (ceph-mon, ceph-osd) may start as a service of this machine; up to
+# allow_services, or the end of the script, whatever ends it.
+forbid_services() {
+  [[ ! -e $POLICY ]] || grep -qxF "$POLICY_MARK" "$POLICY" || return 0  # somebody else forbids it already
+  trap 'rm -f "$POLICY"' EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+  printf '#!/bin/sh\n%s\nexit 101\n' "$POLICY_MARK" > "$POLICY"
+  chmod 755 "$POLICY"
+}
+
+allow_services() {
+  if [[ -e $POLICY ]] && grep -qxF "$POLICY_MARK" "$POLICY"; then
+    rm -f "$POLICY"
+    trap - EXIT INT TERM HUP
+  fi
+}
+
 # apt_packages NAME...: see that these are installed; silent and offline where they are.
 apt_packages() {
-  local missing=() name attempt policy=
+  local missing=() name attempt
   for name in "$@"; do
     dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q '^install ok installed$' || missing+=("$name")
   done
   [[ ${#missing[@]} -eq 0 ]] && return
   [[ $EUID -eq 0 ]] || die "missing packages; install them first: sudo apt-get install ${missing[*]}"
   say "installing packages: ${missing[*]}"
-  # Nothing that comes along (ceph-mon, ceph-osd) may start as a service of this machine.
-  if [[ ! -e /usr/sbin/policy-rc.d ]]; then
-    policy=/usr/sbin/policy-rc.d
-    printf '#!/bin/sh\nexit 101\n' > "$policy"
-    chmod 755 "$policy"
-  fi
+  forbid_services
   for attempt in 1 2 3 4 5; do
     # A third party's list that cannot be had is no reason to stop: what counts is whether the install works.
     apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 update >&2 || say "apt-get update failed"
@@ -29,7 +44,7 @@ apt_packages() {
     say "apt-get install failed (attempt $attempt of 5)"
     sleep $((attempt * 5))
   done
-  [[ -z $policy ]] || rm -f "$policy"
+  allow_services
   [[ $attempt == done ]] || die "cannot install: ${missing[*]}"
 }
 

@@ -16,7 +16,7 @@ Nothing of either store is imported before it is needed: a command starts in the
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,10 +122,11 @@ def _arguments_name_cluster(environ: Mapping[str, str]) -> bool:
 
 
 def _usual_conf(environ: Mapping[str, str]) -> Path | None:
-    for directory in (SYSTEM_CONF_DIRECTORY, Path(environ.get("HOME") or "/root") / ".ceph"):
+    for directory in (SYSTEM_CONF_DIRECTORY, Path(environ.get("HOME") or os.path.expanduser("~")) / ".ceph"):
         path = directory / "ceph.conf"
-        if path.exists():
-            return path
+        with suppress(PermissionError):  # another user's directory
+            if path.exists():
+                return path
     return None
 
 

@@ -28,7 +28,7 @@ def _umount(parser: Parser) -> None:
     parser.add_argument("-l", "--lazy", action="store_true", help="detach now; wait until the last file is closed")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=_seconds,
         default=math.inf,
         metavar="SECONDS",
         help="how long to wait for the daemon's end; with --force, it is killed then",
@@ -40,6 +40,13 @@ def _umount(parser: Parser) -> None:
         help="do not wait for files that are open: they break, unsynced data is lost",
     )
     parser.set_defaults(run=umount)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise ValueError(text)
+    return value
 
 
 COMMANDS: dict[str, Declare] = {"umount": _umount}
@@ -127,12 +134,14 @@ class _Daemon:
             return
         keeper = device and describe_namespace_with(device)
         if keeper:
-            # The mount lives on in that namespace, so the daemon cannot know that it is wanted no more.
             say(f"{self._mountpoint}: still mounted in the mount namespace of {keeper}; detaching it there, too")
-            signal.pidfd_send_signal(self._process, signal.SIGTERM)
         elif sys.stderr.isatty():
             say(f"{self._mountpoint}: waiting until the daemon (pid {self._pid}) has flushed everything")
-        if not self._ends_within(max(seconds - usual, _AFTER_SIGNAL_SECONDS if keeper else 0)):
+        if device is not None:  # detached just now; a second signal would not let it flush
+            # In a namespace that has a copy, seen or not, the mount lives on: the daemon must be told that it is
+            # wanted no more. It leaves when no file is open.
+            signal.pidfd_send_signal(self._process, signal.SIGTERM)
+        if not self._ends_within(max(seconds - usual, _AFTER_SIGNAL_SECONDS)):
             where = f" in the mount namespace of {keeper}" if keeper else ""
             status = state.read_state(self._mountpoint)
             opened = ", ".join(status.open_images) if status is not None else ""

@@ -181,6 +181,13 @@ def test_umount_waits_for_a_file_open_in_another_namespace_as_long_as_one_likes(
     assert (shell.mountpoint / "vm").read_bytes() == b"kept"
 
 
+@pytest.mark.parametrize("seconds", ["-1", "nan", "soon"])
+def test_umount_refuses_a_time_that_is_none(shell: Shell, seconds: str) -> None:
+    shell.mount()
+    assert "--timeout" in shell("umount", f"--timeout={seconds}", shell.mountpoint, code=1)
+    (shell.mountpoint / "vm").write_bytes(b"still mounted")
+
+
 def test_umount_by_force_breaks_open_files_and_keeps_what_was_written(shell: Shell) -> None:
     shell.mount()
     file = os.open(shell.mountpoint / "vm", os.O_RDWR | os.O_CREAT)

@@ -28,7 +28,7 @@ def silence(ceph: CephCluster) -> Iterator[None]:
 
 def test_umount_ends_when_it_was_told_to(ceph_cluster: CephCluster, tmp_path: Path) -> None:
     with cluster_namespace(ceph_cluster, tmp_path) as store, mounted(tmp_path, store) as daemon:
-        daemon.expected.append("SIGINT again")
+        daemon.expected.append("again: leaving at once")
         (daemon.path / "stuck").write_bytes(b"s" * 512)
         write_in_vain = ["dd", "if=/dev/zero", f"of={daemon.path}/stuck", "count=1", "conv=notrunc"]
         with silence(ceph_cluster), subprocess.Popen(write_in_vain, stderr=subprocess.DEVNULL):
