@@ -7,6 +7,7 @@ import random
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
@@ -127,31 +128,16 @@ def test_second_mount_says_what_is_wrong(daemon: Daemon) -> None:
     assert "mounted here already" in done.stderr
 
 
-@needs_root
-def test_full_store_is_enospc_and_recovers(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def small_store(tmp_path: Path, mebibytes: int) -> Iterator[Daemon]:
+    """A mount of a store that has a filesystem of so many MiB to itself."""
     small = tmp_path / "small"
     small.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", small)
+    run("mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", small)
     try:
         with mounted(small, LocalStore(small / "store")) as daemon:
-            path = daemon.path / "disk"
-            path.write_bytes(os.urandom(8 << 20))
-            kept = path.read_bytes()
-            with pytest.raises(OSError, check=lambda err: err.errno == errno.ENOSPC):
-                (daemon.path / "big").write_bytes(os.urandom(80 << 20))
-            assert path.read_bytes() == kept
-            content = os.urandom(1 << 20)
-            with (daemon.path / "big").open("r+b", buffering=0) as big, contextlib.suppress(OSError):
-                big.seek(written := big.seek(0, os.SEEK_END))
-                while True:
-                    written += big.write(content)
-            assert (daemon.path / "big").stat().st_size == written
-            (daemon.path / "big").unlink()
-            path.write_bytes(kept[::-1])
-            daemon.stop()
-            daemon.start()
-            assert path.read_bytes() == kept[::-1]
             daemon.expected.append("space|full|ENOSPC")
+            yield daemon
     finally:
         run("umount", "-l", small)
 
@@ -172,59 +158,64 @@ def write_until_full(file: FileIO, data: bytes) -> None:
 
 
 @needs_root
+def test_full_store_is_enospc_and_recovers(tmp_path: Path) -> None:
+    with small_store(tmp_path, 64) as daemon:
+        path = daemon.path / "disk"
+        path.write_bytes(os.urandom(8 << 20))
+        kept = path.read_bytes()
+        with pytest.raises(OSError, check=lambda err: err.errno == errno.ENOSPC):
+            (daemon.path / "big").write_bytes(os.urandom(80 << 20))
+        assert path.read_bytes() == kept
+        with (daemon.path / "big").open("ab", buffering=0) as big:
+            write_until_full(big, os.urandom(MIB))
+            assert os.fstat(big.fileno()).st_size == big.tell()
+        (daemon.path / "big").unlink()
+        path.write_bytes(kept[::-1])
+        daemon.stop()
+        daemon.start()
+        assert path.read_bytes() == kept[::-1]
+
+
+@needs_root
 def test_a_full_store_can_be_emptied_at_once(tmp_path: Path) -> None:
     """What frees room finds some, for the object map and the commit, in the very moment that nothing is left."""
-    small = tmp_path / "small"
-    small.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", small)
-    try:
-        with mounted(small, LocalStore(small / "store")) as daemon:
-            daemon.expected.append("space|full|ENOSPC")
-            path = daemon.path / "big"
-            (daemon.path / "other").write_bytes(b"o" * MIB)
-            for _ in range(3):
-                with path.open("wb", buffering=0) as file:
-                    write_until_full(file, b"x" * (64 << 10))
-                    size = file.tell()
-                    for smaller in (size - (64 << 10), size - 5 * MIB, size - 9 * MIB - 77):
-                        os.ftruncate(file.fileno(), smaller)
-                        assert path.stat().st_size == smaller
-                    run("fallocate", "-p", "-o", 12345, "-l", 9 * MIB, path)
-                    write_until_full(file, b"y" * MIB)
-                path.unlink()
-                assert (daemon.path / "other").read_bytes() == b"o" * MIB
-            path.write_bytes(b"z" * (60 * MIB))
-    finally:
-        run("umount", "-l", small)
+    with small_store(tmp_path, 120) as daemon:
+        path = daemon.path / "big"
+        (daemon.path / "other").write_bytes(b"o" * MIB)
+        for _ in range(3):
+            with path.open("wb", buffering=0) as file:
+                write_until_full(file, b"x" * (64 << 10))
+                size = file.tell()
+                for smaller in (size - (64 << 10), size - 5 * MIB, size - 9 * MIB - 77):
+                    os.ftruncate(file.fileno(), smaller)
+                    assert path.stat().st_size == smaller
+                run("fallocate", "-p", "-o", 12345, "-l", 9 * MIB, path)
+                write_until_full(file, b"y" * MIB)
+            path.unlink()
+            assert (daemon.path / "other").read_bytes() == b"o" * MIB
+        path.write_bytes(b"z" * (60 * MIB))
 
 
 @needs_root
 def test_a_write_across_objects_that_finds_room_for_half_of_it(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", small)
-    try:
-        with mounted(small, LocalStore(small / "store")) as daemon:
-            daemon.expected.append("space|full|ENOSPC")
-            start = 4 * MIB - 200704
-            refused = 0
-            for room in range(0, 1536, 128):
-                paths = [daemon.path / name for name in ("fill", "half")]
-                with paths[0].open("wb", buffering=0) as fill, paths[1].open("wb", buffering=0) as half:
-                    half.write(b"A" * start)
-                    os.fsync(half.fileno())
-                    write_until_full(fill, b"f" * (64 << 10))
-                    os.ftruncate(fill.fileno(), fill.tell() - (room << 10))
-                    os.fsync(fill.fileno())
-                    written = write_if_room(half, b"B" * MIB)
-                    refused += not written
-                    assert os.fstat(half.fileno()).st_size == start + written
-                assert paths[1].read_bytes() == b"A" * start + b"B" * written
-                for path in paths:
-                    path.unlink()
-            assert refused > 0
-    finally:
-        run("umount", "-l", small)
+    with small_store(tmp_path, 120) as daemon:
+        start = 4 * MIB - 200704
+        refused = 0
+        for room in range(0, 1536, 128):
+            paths = [daemon.path / name for name in ("fill", "half")]
+            with paths[0].open("wb", buffering=0) as fill, paths[1].open("wb", buffering=0) as half:
+                half.write(b"A" * start)
+                os.fsync(half.fileno())
+                write_until_full(fill, b"f" * (64 << 10))
+                os.ftruncate(fill.fileno(), fill.tell() - (room << 10))
+                os.fsync(fill.fileno())
+                written = write_if_room(half, b"B" * MIB)
+                refused += not written
+                assert os.fstat(half.fileno()).st_size == start + written
+            assert paths[1].read_bytes() == b"A" * start + b"B" * written
+            for path in paths:
+                path.unlink()
+        assert refused > 0
 
 
 @needs_root
