@@ -33,7 +33,7 @@ from rbdfs.local.cache import ObjectCache
 from rbdfs.local.database import Database
 from rbdfs.local.direct import Direct
 from rbdfs.local.draft import ColdBlock, Draft
-from rbdfs.local.extents import block_at, pieces
+from rbdfs.local.extents import Piece, block_at, pieces
 from rbdfs.local.journal import Generation, Journal
 from rbdfs.local.media import Media
 from rbdfs.local.objects import ObjectKey, State, StoredObject, load_omap
@@ -221,17 +221,19 @@ class Engine:
 
     def _follow(self, obj: StoredObject, op: ReadOp | WriteOp, on_complete: OnComplete) -> bool:
         """Have an op on an object that the thread writes to done there, too; False where it must wait."""
-        return type(op) is WriteOp and self.journal.failure is None and self._write_in_thread(obj, op, on_complete)
-
-    def _write_in_thread(self, obj: StoredObject, op: WriteOp, on_complete: OnComplete) -> bool:
-        """Overwrite in the thread; False, and nothing done, where the op is something else."""
+        if type(op) is not WriteOp or self.journal.failure is not None:
+            return False
         head, step = obj.head, op.steps[0]
         if len(op.steps) > 1 or type(step) is not Write or head is None or op.snapc.seq > obj.snap_seq:
             return False
         plan = self._direct.plan_overwrite(head, step)
-        if plan is None:
-            return False
+        if plan is not None:
+            self._write_in_thread(obj, head, step, plan, on_complete)
+        return plan is not None
 
+    def _write_in_thread(
+        self, obj: StoredObject, head: State, step: Write, plan: list[Piece], on_complete: OnComplete
+    ) -> None:
         def done(error: RbdfsError | None) -> None:
             obj.writing -= 1
             if error is None:
@@ -244,19 +246,31 @@ class Engine:
         self._write_behind.reset()
         obj.writing += 1
         self._waiting.add(obj)
-        return True
+
+    def _overwrite_much(
+        self, obj: StoredObject, head: State, step: Write, plan: list[Piece], on_complete: OnComplete
+    ) -> Reply | None:
+        """A write that takes long: others go on meanwhile, where that can be; None where `on_complete` is told."""
+        if len(step.data) >= _LARGE and self._is_worth_a_thread():
+            self._write_in_thread(obj, head, step, plan, on_complete)
+            return None
+        if obj.waiting is None and self.media.has_plenty_of_room():
+            self._answer_and_write(obj, head, step, plan, on_complete)
+            return None
+        self._direct.write(step, plan)
+        self._touch(obj, head)
+        return Reply([None], obj.version)
 
     # Overwrites that are answered first. Whoever waits for the answer goes on while the bytes go to the page cache.
 
-    def _answer_and_write(self, obj: StoredObject, head: State, step: Write, on_complete: OnComplete) -> bool:
-        """Overwrite after telling that it is done, where it cannot fail for want of room; False where it might.
+    def _answer_and_write(
+        self, obj: StoredObject, head: State, step: Write, plan: list[Piece], on_complete: OnComplete
+    ) -> None:
+        """Overwrite after telling that it is done; only where it cannot fail for want of room.
 
         Nothing comes between: other ops on the object wait, as `on_complete` may submit some. An error, which can only
         be the disk's, ends the store, so that the next flush fails.
         """
-        plan = self._direct.plan_overwrite(head, step)
-        if plan is None or obj.waiting is not None or not self.media.has_plenty_of_room():
-            return False
         self._touch(obj, head)
         obj.waiting = deque()
         on_complete(Reply([None], obj.version))
@@ -267,7 +281,6 @@ class Engine:
         except Exception as err:
             self.journal.fail(err if isinstance(err, StoreFailure) else StoreFailure(f"{obj.key.name}: {err}"))
         self._go_on(obj)
-        return True
 
     # The two kinds of op.
 
@@ -298,15 +311,14 @@ class Engine:
         wanted = op.steps
         head = obj.head
         if len(wanted) == 1 and type(wanted[0]) is Write and head is not None and op.snapc.seq <= obj.snap_seq:
-            length = len(wanted[0].data)
-            if length >= _LARGE and self._is_worth_a_thread() and self._write_in_thread(obj, op, on_complete):
-                return None
-            if length >= _ANSWERED_FIRST and self._answer_and_write(obj, head, wanted[0], on_complete):
-                return None
-            if self._direct.overwrite(head, wanted[0]):
+            step = wanted[0]
+            plan = self._direct.plan_overwrite(head, step) if len(step.data) >= _ANSWERED_FIRST else None
+            if plan is not None:
+                return self._overwrite_much(obj, head, step, plan, on_complete)
+            if self._direct.overwrite(head, step):
                 self._touch(obj, head)
                 return Reply([None], obj.version)
-            if self._direct.copy_and_write(pool, head, wanted[0], patient=patient):
+            if self._direct.copy_and_write(pool, head, step, patient=patient):
                 self._touch(obj, head)
                 self.dirty_pools.add(pool)
                 self.objects.mark(obj)
