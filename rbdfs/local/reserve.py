@@ -59,8 +59,7 @@ class Reserve:
         try:
             media.commit(database, batch)
         except NoSpace:
-            if not self.give_up():
-                raise
+            self.give_up()  # or it has been, a moment ago, for an op
             media.commit(database, batch)
 
     def _drop(self) -> None:
