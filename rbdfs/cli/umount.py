@@ -137,11 +137,14 @@ class _Daemon:
             say(f"{self._mountpoint}: still mounted in the mount namespace of {keeper}; detaching it there, too")
         elif sys.stderr.isatty():
             say(f"{self._mountpoint}: waiting until the daemon (pid {self._pid}) has flushed everything")
-        if device is not None:  # detached just now; a second signal would not let it flush
-            # In a namespace that has a copy, seen or not, the mount lives on: the daemon must be told that it is
-            # wanted no more. It leaves when no file is open.
+        left = max(seconds - usual, 0)
+        if device is not None and (keeper or os.geteuid() != 0):
+            # In a namespace that has a copy, and which only root can surely see, the mount lives on: the daemon must be
+            # told that it is wanted no more. It leaves when no file is open. The mount was detached just now: a second
+            # signal would not let the daemon flush.
             signal.pidfd_send_signal(self._process, signal.SIGTERM)
-        if not self._ends_within(max(seconds - usual, _AFTER_SIGNAL_SECONDS)):
+            left = max(left, _AFTER_SIGNAL_SECONDS)
+        if not self._ends_within(left):
             where = f" in the mount namespace of {keeper}" if keeper else ""
             status = state.read_state(self._mountpoint)
             opened = ", ".join(status.open_images) if status is not None else ""
