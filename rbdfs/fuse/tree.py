@@ -321,10 +321,10 @@ class Tree:
         if change & ImageChange.SIZE and not file.is_resizing and image.size != file.known_size:
             has_grown, file.known_size = image.size > file.known_size, image.size
             self._notifier.invalidate_content(file.inode)
-            if not has_grown:
-                image.nursery.start_soon(self._tell_smaller, file)
-            else:
+            if has_grown:
                 image.submit_read(image.size - 1, 1, partial(self._have_read_last, file, image.size))
+            else:
+                image.nursery.start_soon(self._tell_smaller, file)
         if change & ImageChange.METADATA:
             file.forget_kept()
             self._notifier.invalidate_attributes(file.inode)
