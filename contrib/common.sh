@@ -48,10 +48,12 @@ apt_packages() {
   [[ $attempt == done ]] || die "cannot install: ${missing[*]}"
 }
 
-# find_python: print the path of a Python that is new enough and can build extensions in a venv; Debian's own first.
+# find_python: print the path of a Python that is new enough and can build extensions in a venv: the one that PYTHON
+# names, or Debian's own before others.
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:+"$PYTHON"} /usr/bin/python3 python3.14 python3.13 python3.12 python3.11 python3; do
+  local candidate candidates=(/usr/bin/python3 python3.14 python3.13 python3.12 python3.11 python3)
+  [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     candidate=$(command -v "$candidate") || continue
     if "$candidate" - 2>/dev/null <<'PY'; then
 import ensurepip, os, sys, sysconfig, venv
@@ -61,7 +63,7 @@ PY
       return
     fi
   done
-  die "no Python 3.11 or newer with its headers and venv (packages python3-dev and python3-venv)"
+  die "${PYTHON:+PYTHON=$PYTHON: }no Python 3.11 or newer with its headers and venv (packages python3-dev and python3-venv)"
 }
 
 # retry COMMAND...: up to three times, for what goes over a network.

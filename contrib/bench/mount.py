@@ -4,7 +4,7 @@
     contrib/bench/mount.py [--directory DIR] [--size MIB] [--seconds S] [--rounds N] [--only WORD] [--json FILE]
 
 One image, one raw file behind qemu-storage-daemon and one raw file are filled with the same number of random bytes.
-Each workload runs on all three in turn, `--rounds` times, and the medians are shown: as operations or MiB per second,
+Each workload runs on all three in turn, `--rounds` times, each of them first in turn, and the medians are shown: as operations or MiB per second,
 as the ratio to QEMU's export and to the raw file, with the CPU time that each server took per operation. `wanted` is
 the ratio that the project promises itself; the exit code is 1 where one is missed.
 
@@ -216,9 +216,11 @@ def main() -> int:
         touch_memory(4 * arguments.size)
         for target in targets:
             fill(target.path, arguments.size)
-        for _ in range(arguments.rounds):
+        for round_ in range(arguments.rounds):
             for workload in workloads:
-                for target in targets:
+                for step in range(len(targets)):
+                    target = targets[(round_ + step) % len(targets)]
+                    os.sync()  # not its work to write back what another one left
                     measure(target, workload, arguments.seconds, arguments.size)
         lines, is_good = table(targets, workloads)
         print(lines)

@@ -33,6 +33,19 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _pattern(text: str) -> str:
+    if not text:
+        raise ValueError(text)
+    return text
+
+
+def _kibibytes(text: str) -> int:
+    size = int(text)
+    if not 0 <= size < 1 << 22:
+        raise ValueError(text)
+    return size
+
+
 def _order(text: str) -> int:
     order = int(text)
     if not 12 <= order <= 25:
@@ -50,7 +63,7 @@ FLAGS: dict[str, tuple[str, bool, str]] = {
     "noatime": ("noatime", True, "do not keep access times"),
     "noexec": ("noexec", True, "files cannot be run"),
     "single_lane": ("single_lane", True, "pyfuse3 serves everything: slower, no fallocate, no holes shown"),
-    "writeback": ("writeback", True, "the kernel caches writes: faster, for data that nobody else looks at"),
+    "writeback": ("writeback", True, "the kernel keeps writes back: faster; what others write to the same file is lost"),
 }
 
 # Options with a value: the field, how the value is read, and what `--help` says.
@@ -58,12 +71,12 @@ VALUES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "uid": ("uid", _user, "owner of the files, a name or a number"),
     "gid": ("gid", _group, "group of the files, a name or a number"),
     "umask": ("umask", _octal, "what the permissions of files and directories lack [077]"),
-    "image": ("image", str, "only images whose name matches, as the shell matches"),
+    "image": ("image", _pattern, "only images whose name matches, as the shell matches"),
     "order": ("order", _order, "object size of images made here, as a power of two [as configured, or 22]"),
     "fsname": ("fsname", str, "first column of df [the pool]"),
     "entry_timeout": ("entry_timeout", _seconds, "seconds that the kernel believes names [1]"),
     "attr_timeout": ("attr_timeout", _seconds, "seconds that the kernel believes sizes [1]"),
-    "read_ahead": ("read_ahead", int, "KiB that the kernel reads ahead [4096]"),
+    "read_ahead": ("read_ahead", _kibibytes, "KiB that the kernel reads ahead [4096]"),
 }
 
 # For mount(8) and fstab; they mean nothing here, or what is the case anyway.
@@ -90,8 +103,18 @@ def parse_mount_options(values: Iterable[str], arguments: Arguments) -> MountOpt
         elif name in ConnectFlags.__dataclass_fields__ and equals:
             setattr(arguments, name, value)
         elif name and name not in _IGNORED and not name.startswith("x-"):
-            raise InvalidArgument(f"-o {option}: unknown mount option (see rbdfs help mount)")
+            raise InvalidArgument(f"-o {option}: {_why_not(name)}")
     return MountOptions(**chosen)
+
+
+def _why_not(name: str) -> str:
+    if name in FLAGS:
+        return f"{name} takes no value"
+    if name in VALUES or name in ConnectFlags.__dataclass_fields__:
+        return f"{name} needs a value: {name}=..."
+    if name == "remount":
+        return "a mount cannot be changed; unmount it, and mount again"
+    return "unknown mount option (see rbdfs help mount)"
 
 
 def describe_options() -> str:

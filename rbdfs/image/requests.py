@@ -6,6 +6,7 @@ once, tells how far it is, and says at the end how it went (`cls/notify.py`).
 
 import errno
 import itertools
+import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ class Requests:
             lock = image.lock
             if request is not None and request in self._served:  # it was done, and we heard of it late
                 if (result := self._served[request]) < 0:
-                    raise from_result(result, f"{image.what}: by the lock owner")
+                    raise self._refusal(result)
                 await image.refresh()
                 return
             if lock is None or lock.is_owner or await lock.acquire(ask_holder=False):
@@ -97,7 +98,6 @@ class Requests:
 
     async def _ask(self, request: AsyncRequestId, message: Message, on_progress: OnProgress) -> bool:
         """Ask the lock owner; False where there is none that can do it now."""
-        what = f"{self._image.what}: {type(message).__name__} by the lock owner"
         asked = self._asked[request] = _Asked(on_progress)
         try:
             reply = await self._image.watcher.notify(message)
@@ -111,10 +111,14 @@ class Requests:
                 await trio.sleep(_RETRY_SECONDS)
                 return False
             if result < 0:
-                raise from_result(result, what)
+                raise self._refusal(result)
             return True
         finally:
             del self._asked[request]
+
+    def _refusal(self, result: int) -> RbdfsError:
+        why = os.strerror(-result).lower()
+        return from_result(result, f"{self._image.what}: the owner of the exclusive lock refused: {why}")
 
     def on_news(self, message: AsyncProgress | AsyncComplete) -> None:
         """The owner tells how a request goes."""

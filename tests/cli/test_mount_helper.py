@@ -31,8 +31,23 @@ def test_options_may_be_given_more_than_once_and_the_last_one_counts() -> None:
     assert (options.read_only, options.uid, options.entry_timeout) == (False, 5, 0.5)
 
 
-@pytest.mark.parametrize("option", ["bogus", "uid", "uid=", "order=99", "umask=999", "attr_timeout=inf", "ro=1"])
-def test_option_that_makes_no_sense_is_refused_by_name(option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("bogus", "unknown"),
+        ("uid", "uid needs a value"),
+        ("conf", "conf needs a value"),
+        ("ro=1", "ro takes no value"),
+        ("remount", "cannot be changed"),
+        ("uid=", "not valid"),
+        ("image=", "not valid"),
+        ("order=99", "not valid"),
+        ("umask=999", "not valid"),
+        ("attr_timeout=inf", "not valid"),
+        ("read_ahead=-5", "not valid"),
+    ],
+)
+def test_option_that_makes_no_sense_is_refused_by_name(option: str, why: str) -> None:
     arguments = parse(["mount", "data", "/mnt", "-o", option])
-    with pytest.raises(InvalidArgument, match=f"-o {option}: "):
+    with pytest.raises(InvalidArgument, match=f"-o {option}: .*{why}"):
         parse_mount_options(arguments.options, arguments)
