@@ -20,6 +20,10 @@ class NotFound(RbdfsError):
     errno = _errno.ENOENT
 
 
+class PoolNotFound(NotFound):
+    """No such pool, or no longer: nothing that is looked for in it can be told apart from what was removed with it."""
+
+
 class Gone(RbdfsError):
     """The image or snapshot that is open has been removed by somebody else."""
 

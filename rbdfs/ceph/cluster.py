@@ -12,7 +12,7 @@ from rbdfs.ceph.monitor import MonitorClient
 from rbdfs.ceph.msgr2.connection import Identity
 from rbdfs.ceph.objecter import Objecter
 from rbdfs.ceph.osdmap import OSDMap
-from rbdfs.errors import ConfigError, Exists, NotFound, NotSupported, TimedOut
+from rbdfs.errors import ConfigError, Exists, NotSupported, PoolNotFound, TimedOut
 from rbdfs.rados.api import Option, StoreProperties
 from rbdfs.rados.ops import PoolId, SnapId
 
@@ -151,13 +151,13 @@ class CephCluster:
         return None if value is None else Option(value, "the cluster's configuration database")
 
     async def open_pool(self, pool: str | PoolId, namespace: str = "") -> CephIoCtx:
-        """A handle on a pool; NotFound only where the newest map lacks it, NotSupported where it has a cache tier."""
+        """A handle on a pool; PoolNotFound where the newest map lacks it, NotSupported where it has a cache tier."""
         found = self._find_pool(pool)
         if found is None:
             await self._newest_map()
             found = self._find_pool(pool)
         if found is None:
-            raise NotFound(f"pool {pool}: no such pool")
+            raise PoolNotFound(f"pool {pool}: no such pool")
         if self.osdmap.pools[found[0]].has_cache_tier:
             raise NotSupported(f"pool {pool}: has a cache tier, which this client does not follow")
         return CephIoCtx(self, *found, namespace)
@@ -183,13 +183,13 @@ class CephCluster:
         await self.monitors.command("osd pool application enable", pool=name, app="rbd")
         pool_id = (await self._newest_map()).pool_id(name)
         if pool_id is None:
-            raise NotFound(f"pool {name}: removed again at once")
+            raise PoolNotFound(f"pool {name}: removed again at once")
         return pool_id
 
     async def remove_pool(self, name: str) -> None:
         """Remove a pool and all it holds; PermissionDenied where the monitors are told not to."""
         if (await self._newest_map()).pool_id(name) is None:
-            raise NotFound(f"pool {name}: no such pool")
+            raise PoolNotFound(f"pool {name}: no such pool")
         arguments = {"pool": name, "pool2": name, "yes_i_really_really_mean_it": True}
         await self.monitors.command("osd pool rm", **arguments)
         await self._newest_map()

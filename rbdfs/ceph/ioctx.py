@@ -12,7 +12,7 @@ from rbdfs.ceph.op_message import OpFlag
 from rbdfs.ceph.osd_ops import EncodedSteps
 from rbdfs.ceph.pending import ObjectTarget
 from rbdfs.ceph.placement import locate
-from rbdfs.errors import NotFound, NotSupported, RbdfsError, TimedOut
+from rbdfs.errors import NotFound, NotSupported, PoolNotFound, RbdfsError, TimedOut
 from rbdfs.rados.api import NotifyReply, OnComplete, Outcome, PoolUsage, WatchEvent
 from rbdfs.rados.ops import Buffer, PoolId, ReadOp, Reply, SnapId, Stat, WriteOp
 
@@ -141,7 +141,7 @@ class CephIoCtx:
         """
         osdmap = self._objecter.osdmap
         if osdmap is not None and self.pool_id not in osdmap.pools:
-            raise NotFound(f"pool {self.pool_id}: has been removed")
+            raise PoolNotFound(f"pool {self.pool_id}: has been removed")
         with trio.move_on_after(_STATFS_SECONDS):
             reply = await self.cluster.monitors.statfs(self.pool_id)
             return PoolUsage(reply.used_kib << 10, reply.available_kib << 10, reply.objects)

@@ -24,7 +24,7 @@ from rbdfs.ceph.crush.rules import evaluate
 from rbdfs.ceph.hashing import hash_name, stable_mod
 from rbdfs.ceph.osdmap import IN, MapFlag, OSDMap
 from rbdfs.ceph.pool import PgId, Pool, PoolFlag
-from rbdfs.errors import NotFound
+from rbdfs.errors import NotFound, PoolNotFound
 from rbdfs.rados.ops import PoolId
 
 NO_OSD = -1  # a primary that does not exist
@@ -58,7 +58,7 @@ class Target(NamedTuple):
 
 
 def locate(osdmap: OSDMap, pool_id: PoolId, name: str, key: str = "", namespace: str = "") -> Target:
-    """Where an object lives; NotFound where the map has no such pool."""
+    """Where an object lives; PoolNotFound where the map has no such pool."""
     pool = osdmap.pools.get(pool_id)
     if pool is None:
         raise _no_pool(osdmap, pool_id)
@@ -69,7 +69,7 @@ def locate(osdmap: OSDMap, pool_id: PoolId, name: str, key: str = "", namespace:
 
 
 def place(osdmap: OSDMap, pool_id: PoolId, raw_hash: int) -> Placement:
-    """The placement of the PG that a hashed name falls into; NotFound where the map has no such pool."""
+    """The placement of the PG that a hashed name falls into; PoolNotFound where the map has no such pool."""
     pool = osdmap.pools.get(pool_id)
     if pool is None:
         raise _no_pool(osdmap, pool_id)
@@ -77,7 +77,7 @@ def place(osdmap: OSDMap, pool_id: PoolId, raw_hash: int) -> Placement:
 
 
 def place_pg(osdmap: OSDMap, pg: PgId) -> Placement:
-    """The placement of a PG; NotFound where the map has no such pool, or the pool no such PG."""
+    """The placement of a PG; PoolNotFound where the map has no such pool, NotFound where the pool has no such PG."""
     pool = osdmap.pools.get(PoolId(pg.pool))
     if pool is None:
         raise _no_pool(osdmap, pg.pool)
@@ -86,8 +86,8 @@ def place_pg(osdmap: OSDMap, pg: PgId) -> Placement:
     return _place_pg(osdmap, pool, pg)
 
 
-def _no_pool(osdmap: OSDMap, pool_id: int) -> NotFound:
-    return NotFound(f"pool {pool_id}: not in the OSD map of epoch {osdmap.epoch}")
+def _no_pool(osdmap: OSDMap, pool_id: int) -> PoolNotFound:
+    return PoolNotFound(f"pool {pool_id}: not in the OSD map of epoch {osdmap.epoch}")
 
 
 @functools.lru_cache(maxsize=16384)

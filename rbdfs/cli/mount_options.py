@@ -63,7 +63,7 @@ FLAGS: dict[str, tuple[str, bool, str]] = {
     "noatime": ("noatime", True, "do not keep access times"),
     "noexec": ("noexec", True, "files cannot be run"),
     "single_lane": ("single_lane", True, "pyfuse3 serves everything: slower, no fallocate, no holes shown"),
-    "writeback": ("writeback", True, "the kernel keeps writes back: faster; what others write to the same file is lost"),
+    "writeback": ("writeback", True, "the kernel keeps writes back: faster; what others write to a file is lost"),
 }
 
 # Options with a value: the field, how the value is read, and what `--help` says.

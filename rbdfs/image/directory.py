@@ -12,7 +12,7 @@ from typing import Unpack
 from rbdfs.cls import directory, object_map, rbd
 from rbdfs.cls.query import ask, change
 from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, DirectoryState
-from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, OutOfDomain, TooLarge
+from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, OutOfDomain, PoolNotFound, TooLarge
 from rbdfs.image.features import Feature, check_creatable
 from rbdfs.image.layout import Layout, complete
 from rbdfs.image.lookup import exists, lookup, where
@@ -32,15 +32,19 @@ _ID_LENGTH = 14  # RBD_MAX_IMAGE_ID_LENGTH
 
 
 async def list_images(ioctx: IoCtx) -> dict[str, str]:
-    """Image name -> image id, sorted by name; images in the trash are not among them."""
+    """Image name -> image id, sorted by name, but for images in the trash; PoolNotFound."""
     images: dict[str, str] = {}
     page: dict[str, str] = {}
-    with suppress(NotFound):
+    try:
         while not images or len(page) == _PAGE:
             page = await ask(ioctx, directory.DIRECTORY, directory.list_images(next(reversed(images), ""), _PAGE))
             images |= page
             if not page:
                 break
+    except PoolNotFound:
+        raise
+    except NotFound:  # no image was ever made
+        pass
     return dict(sorted(images.items()))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-from rbdfs.errors import Blocklisted, Busy, NotFound, RbdfsError, StoreFailure
+from rbdfs.errors import Blocklisted, Busy, PoolNotFound, RbdfsError, StoreFailure
 from rbdfs.local import codec, store
 from rbdfs.local.backend import Backend, Listing, Place
 from rbdfs.local.check import CheckReport, check_files
@@ -267,7 +267,7 @@ class LocalCluster:
         for number, name in (await self.backend.list_pools()).items():
             if pool in (number, name):
                 return LocalIoCtx(self, number, name, namespace)
-        raise NotFound(f"pool {pool}: no such pool")
+        raise PoolNotFound(f"pool {pool}: no such pool")
 
     async def list_pools(self) -> dict[PoolId, str]:
         """All pools."""

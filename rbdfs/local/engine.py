@@ -21,7 +21,7 @@ from rbdfs.errors import (
     Blocklisted,
     InvalidArgument,
     NoSpace,
-    NotFound,
+    PoolNotFound,
     QuotaExceeded,
     RbdfsError,
     StoreFailure,
@@ -119,7 +119,7 @@ class Engine:
             if client.refusal is not None:
                 raise client.refusal
             if pool.is_removed:
-                raise NotFound(f"{pool.name}: no such pool")
+                raise PoolNotFound(f"{pool.name}: no such pool")
             key = ObjectKey(pool.id, namespace, name)
             obj = self.objects.find(key)
         except RbdfsError as err:

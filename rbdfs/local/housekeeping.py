@@ -10,7 +10,7 @@ import time
 import trio
 import trio.lowlevel
 
-from rbdfs.errors import Exists, NotFound, RbdfsError
+from rbdfs.errors import Exists, NotFound, PoolNotFound, RbdfsError
 from rbdfs.local import snapshots
 from rbdfs.local.engine import Client, Engine
 from rbdfs.local.objects import State, load_key
@@ -64,7 +64,7 @@ class Housekeeping:
         engine = self._engine
         pool = next((pool for pool in engine.pools.values() if pool.name == name), None)
         if pool is None:
-            raise NotFound(f"pool {name}: no such pool")
+            raise PoolNotFound(f"pool {name}: no such pool")
         pool.is_removed = True
         pool.name = f"{REMOVED}{pool.id} {pool.name}"  # so that a crash does not leave half a pool
         engine.dirty_pools.add(pool)

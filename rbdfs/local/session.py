@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from rbdfs.errors import NotFound, RbdfsError
+from rbdfs.errors import NotFound, PoolNotFound, RbdfsError
 from rbdfs.local.backend import Listing, Place
 from rbdfs.local.blocks import BLOCK_BITS
 from rbdfs.local.check import CheckReport, check_files
@@ -39,7 +39,7 @@ class Session:
         """Do one op on one object."""
         pool = self._engine.pools.get(place.pool)
         if pool is None:
-            on_complete(NotFound(f"pool {place.pool}: no such pool"))
+            on_complete(PoolNotFound(f"pool {place.pool}: no such pool"))
             return
         self._engine.submit(self.client, pool, place.namespace, name, op, on_complete)
 
@@ -179,7 +179,7 @@ class Session:
         self._check_client()
         pool = self._engine.pools.get(number)
         if pool is None or pool.is_removed:
-            raise NotFound(f"pool {number}: no such pool")
+            raise PoolNotFound(f"pool {number}: no such pool")
         return pool
 
     def _check_client(self) -> None:

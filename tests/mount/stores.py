@@ -6,7 +6,7 @@ On a cluster a test has a namespace of its own, and the judge is that release's 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 from uuid import uuid4
@@ -50,6 +50,9 @@ class Store(Protocol):
     def unit(self) -> int:
         """Bytes that one byte, written where there was nothing, makes a file occupy."""
 
+    def with_pool(self, name: str) -> "Store":
+        """Another pool of the same store, which need not be there."""
+
     def check(self, *, has_crashed: bool = False) -> None:
         """All that is in it is sound; nobody has it mounted, though a daemon that had may have been killed."""
 
@@ -71,6 +74,10 @@ class LocalStore:
     def environment(self) -> dict[str, str]:
         """See Store."""
         return {"RBDFS_STORE": str(self.path)}
+
+    def with_pool(self, name: str) -> Store:
+        """See Store."""
+        return replace(self, pool=name)
 
     def check(self, *, has_crashed: bool = False) -> None:
         """What `rbdfs check` finds, whatever happened before."""
@@ -102,6 +109,10 @@ class ClusterStore:
     def environment(self) -> dict[str, str]:
         """See Store."""
         return {"CEPH_CONF": str(self.ceph.conf), "CEPH_ARGS": ""}
+
+    def with_pool(self, name: str) -> Store:
+        """See Store."""
+        return replace(self, pool_name=name, namespace="")
 
     def check(self, *, has_crashed: bool = False) -> None:
         """What `rbd` finds, beside what we do."""

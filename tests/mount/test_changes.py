@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from mount.daemon import Daemon, soon
@@ -132,3 +133,18 @@ def test_snapshot_by_another_client_while_we_write_is_a_prefix(daemon: Daemon) -
         numbers = {int.from_bytes(data[at : at + 8], "little") for at in range(0, 100 * 4096, 4096)} - {0}
         last = max(numbers)
         assert numbers == set(range(max(1, last - 99), last + 1)), "a write is there without one before it"
+
+
+def test_pool_that_goes_does_not_look_empty(daemon: Daemon, tmp_path: Path) -> None:
+    name = f"gone-{uuid4().hex[:8]}"
+    other = tmp_path / "other"
+    other.mkdir()
+    daemon.cli("pool", "create", name)
+    with Daemon(other, daemon.store.with_pool(name)) as second:
+        second.start()
+        assert os.listdir(second.path) == []
+        (second.path / "disk").write_bytes(b"x")
+        daemon.cli("pool", "rm", name, "--force")
+        with pytest.raises(FileNotFoundError):
+            os.listdir(second.path)
+        second.stop()
