@@ -34,6 +34,7 @@ from rbdfs.image.data_path import DataPath
 from rbdfs.image.exclusive_lock import ExclusiveLock
 from rbdfs.image.features import Feature, ImageFlag, forbids_writing
 from rbdfs.image.header import Header, SnapInfo, read_header
+from rbdfs.image.lookup import where
 from rbdfs.image.names import header_object
 from rbdfs.image.object_map import ObjectMap, Run
 from rbdfs.image.watcher import Answer, Watcher
@@ -96,9 +97,10 @@ class ImageCore(ABC):
         self.snap_states: bytearray | None = None  # the object map of the snapshot that is open, once it was needed
         self.snap_runs: list[Run] | None = None  # without a map, its objects as far as listing the pool shows
         self.lock: ExclusiveLock | None = None  # as long as the image has one that we may take
-        self._news = 0  # how often we were told that the header has changed
-        self._known = 0  # that number when the header was read that we believe
-        self._looked = 0  # that number when we last looked for everything that may have changed
+        # Counts: the header is as we were last told where as many were applied as heard.
+        self._updates_heard = 0  # how often we were told that the header has changed
+        self._updates_applied = 0  # of them, before the header was read that we have
+        self._updates_handled = 0  # of them, before we last looked for all that may have changed
         self._is_refreshing = False
         self._own_updates = 0  # header updates that we announced and have not heard yet
         self._is_unannounced = False  # a change that `announce_soon` has still to tell
@@ -109,7 +111,7 @@ class ImageCore(ABC):
     @property
     def what(self) -> str:
         """The image, for messages."""
-        return f"{self.ioctx.pool_name}/{self.name or self.image_id}"
+        return where(self.ioctx, self.name or self.image_id)
 
     @property
     def size(self) -> int:
@@ -145,13 +147,13 @@ class ImageCore(ABC):
 
     async def refresh_locked(self) -> None:
         """The same for who holds `header_lock`."""
-        news = self._news
+        news = self._updates_heard
         try:
             header = await read_header(self.ioctx, self.image_id)
         except NotFound:
             self._gone()
             raise
-        self._known = news
+        self._updates_applied = news
         self._apply(header)
 
     def _apply(self, header: Header) -> ImageChange:
@@ -251,9 +253,9 @@ class ImageCore(ABC):
                 raise ReadOnly(f"{self.what}: {self.why_read_only()}")
             if self.lock is None:
                 await self.watcher.cookie()  # deaf, we would not hear of a new snapshot
-            if self._known != self._news:
+            if self._updates_applied != self._updates_heard:
                 async with self.header_lock:
-                    if self._known != self._news:
+                    if self._updates_applied != self._updates_heard:
                         await self.refresh_locked()
             elif self.lock is not None and not self.lock.is_owner:
                 await self.lock.acquire()
@@ -367,14 +369,14 @@ class ImageCore(ABC):
         self._refresh_soon()
 
     def _refresh_soon(self) -> None:
-        self._news += 1
+        self._updates_heard += 1
         if not self._is_refreshing:
             self._is_refreshing = True
             self.nursery.start_soon(self._refresh_after_news)
 
     async def _refresh_after_news(self) -> None:
         try:
-            while self._looked != self._news:
+            while self._updates_handled != self._updates_heard:
                 await self._look_again()
         except NotFound:
             pass  # subscribers have been told
@@ -385,14 +387,14 @@ class ImageCore(ABC):
 
     async def _look_again(self) -> None:
         async with self.header_lock:
-            news = self._looked = self._news
+            news = self._updates_handled = self._updates_heard
             try:
                 header = await read_header(self.ioctx, self.image_id)
                 name = await ask(self.ioctx, DIRECTORY, get_image_name(self.image_id))
             except NotFound:  # in the trash, or being removed, an image has no name; else it is gone
                 await self.refresh_locked()
                 return
-            self._known = news
+            self._updates_applied = news
             change = self._apply(header)
             if self.name and name != self.name:
                 self.name = name
@@ -407,7 +409,7 @@ class ImageCore(ABC):
 
     def _on_deaf(self) -> None:
         """Our watch is lost: snapshots may be made of which we do not hear, unless the lock keeps others from that."""
-        self._news += 1
+        self._updates_heard += 1
         if self.lock is None:
             self.path.shut()
 
@@ -421,7 +423,7 @@ class ImageCore(ABC):
         if isinstance(error, NotFound):
             self._gone()
             return
-        self._news += 1
+        self._updates_heard += 1
         self._own_updates = 0
         self.path.shut()
         if self.lock is not None:

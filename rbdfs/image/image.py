@@ -15,7 +15,7 @@ from rbdfs.image.core import ImageCore
 from rbdfs.image.fanout import Completion, OnRead, OnWrite, open_tasks
 from rbdfs.image.features import check_readable
 from rbdfs.image.header import Header, Locker, SnapInfo, read_header
-from rbdfs.image.lookup import lookup
+from rbdfs.image.lookup import lookup, where
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.requests import Requests
 from rbdfs.image.timestamps import Timestamps
@@ -277,7 +277,7 @@ async def open_image(
     if not image_id:
         image_id = await lookup(ioctx, name)
     header = await read_header(ioctx, image_id)
-    what = f"{ioctx.pool_name}/{name or image_id}"
+    what = where(ioctx, name or image_id)
     check_readable(header.features, header.incompatible, what)
     snap = _find_snap(header, snap_name, snap_id, what)
     if (snap.parent if snap is not None else header.parent) is not None:

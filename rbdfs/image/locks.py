@@ -5,16 +5,14 @@ client writes an image that is locked so (`exclusive_lock.py`). Breaking one fen
 does, so that nothing which that client has still on its way is written.
 """
 
-from contextlib import suppress
-
 from rbdfs.cls import lock
 from rbdfs.cls.lock import RBD_LOCK, LockerId, LockType
-from rbdfs.cls.notify import HeaderUpdate
 from rbdfs.cls.query import ask, change
 from rbdfs.cls.types import EntityName
-from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, RbdfsError
+from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound
 from rbdfs.image.lookup import lookup, where
 from rbdfs.image.names import header_object
+from rbdfs.image.watcher import announce_update
 from rbdfs.rados.api import IoCtx
 
 
@@ -27,7 +25,7 @@ async def add_lock(ioctx: IoCtx, name: str, lock_id: str, shared_tag: str | None
     except (Busy, Exists) as err:
         tag = " with a different tag" if shared_tag is not None else ""
         raise Busy(f"{where(ioctx, name)}: lock is already held by someone else{tag}") from err
-    await _tell(ioctx, header)
+    await announce_update(ioctx, header)
 
 
 async def break_lock(ioctx: IoCtx, name: str, lock_id: str, locker: str) -> None:
@@ -42,9 +40,4 @@ async def break_lock(ioctx: IoCtx, name: str, lock_id: str, locker: str) -> None
         raise NotFound(f"{where(ioctx, name)}: {locker} holds no lock {lock_id!r}")
     await ioctx.cluster.blocklist(str(details.address))
     await change(ioctx, header, lock.break_lock(RBD_LOCK, entity, lock_id))
-    await _tell(ioctx, header)
-
-
-async def _tell(ioctx: IoCtx, header: str) -> None:
-    with suppress(RbdfsError):  # the lock has changed; who did not hear of it sees it when it matters
-        await ioctx.notify(header, HeaderUpdate().to_bytes())
+    await announce_update(ioctx, header)

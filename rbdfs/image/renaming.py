@@ -8,7 +8,6 @@ nothing of the image changes, so no lock is needed.
 from contextlib import suppress
 
 from rbdfs.cls import directory
-from rbdfs.cls.notify import HeaderUpdate
 from rbdfs.cls.query import ask, change
 from rbdfs.errors import Corrupt, Exists, NotFound, ReadOnly
 from rbdfs.image.features import forbids_writing
@@ -16,6 +15,7 @@ from rbdfs.image.header import read_header
 from rbdfs.image.lookup import exists, lookup, where
 from rbdfs.image.names import header_object, id_object, old_header_object
 from rbdfs.image.spec import check_image_name
+from rbdfs.image.watcher import announce_update
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Create
@@ -40,16 +40,10 @@ async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
         await calls.remove(ioctx, id_object(new_name), missing_ok=True)
         raise
     await calls.remove(ioctx, id_object(name), missing_ok=True)
-    await _tell(ioctx, image_id)
+    await announce_update(ioctx, header_object(image_id))
 
 
 async def _check_writable(ioctx: IoCtx, name: str, image_id: str) -> None:
     with suppress(NotFound, Corrupt):  # a damaged image may be renamed
         if refused := forbids_writing((await read_header(ioctx, image_id)).features):
             raise ReadOnly(f"{where(ioctx, name)}: feature {', '.join(refused)} is not supported for writing")
-
-
-async def _tell(ioctx: IoCtx, image_id: str) -> None:
-    """Whoever has the image open looks at it again."""
-    with suppress(NotFound):  # a damaged image may be renamed, too
-        await ioctx.notify(header_object(image_id), HeaderUpdate().to_bytes())

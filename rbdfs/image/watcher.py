@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from rbdfs.cls.notify import ClientId, Message, Unknown, decode_message
+from rbdfs.cls.notify import ClientId, HeaderUpdate, Message, Unknown, decode_message
 from rbdfs.errors import Blocklisted, NotFound, RbdfsError, WireError
 from rbdfs.rados.api import IoCtx, NotifyEvent, NotifyReply, Watch, WatchEvent, WatchLost
 
@@ -23,6 +23,12 @@ class Answer(Protocol):
     """Answers a notify, once."""
 
     def __call__(self, payload: bytes = b"") -> None: ...
+
+
+async def announce_update(ioctx: IoCtx, header: str) -> None:
+    """Tell whoever has an image open that its header has changed; who does not hear it sees it when it matters."""
+    with suppress(RbdfsError):  # the change itself stands
+        await ioctx.notify(header, HeaderUpdate().to_bytes())
 
 
 OnMessage = Callable[[Message | Unknown, NotifyEvent, Answer], None]
