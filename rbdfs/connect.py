@@ -7,7 +7,7 @@ Which store a command means, first match first:
     RBDFS_STORE                     the local store in that directory
     CEPH_CONF                       a Ceph cluster
     CEPH_ARGS                       a Ceph cluster, where it has one of those flags; alone, `--debug-ms 1` names none
-    /etc/ceph/<cluster>.conf        a Ceph cluster, where that file (or ~/.ceph/<cluster>.conf) exists
+    /etc/ceph/ceph.conf             a Ceph cluster, where that file (or ~/.ceph/ceph.conf) exists
     otherwise                       the local store in the user's data directory
 
 Nothing of either store is imported before it is needed: a command starts in the time that its own store takes.

@@ -21,7 +21,7 @@ class NotFound(RbdfsError):
 
 
 class PoolNotFound(NotFound):
-    """No such pool, or no longer: nothing that is looked for in it can be told apart from what was removed with it."""
+    """No such pool, or no longer; unlike NotFound, this says nothing of the object that was asked for."""
 
 
 class Gone(RbdfsError):

@@ -37,7 +37,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 
 from rbdfs.errors import WireError
 
@@ -130,9 +130,6 @@ class Cursor:
     def u64(self) -> int:
         return cast(int, self.unpack(_U64)[0])
 
-    def s8(self) -> int:
-        return cast(int, self.unpack(_S8)[0])
-
     def s32(self) -> int:
         return cast(int, self.unpack(_S32)[0])
 
@@ -187,17 +184,6 @@ def envelope(out: bytearray, version: int, compat: int) -> Iterator[None]:
     out += _ENVELOPE.pack(version, compat, 0)
     yield
     _U32.pack_into(out, start + 2, len(out) - start - _ENVELOPE.size)
-
-
-class Codec(Protocol):
-    """A class whose instances encode themselves: a Record, or an irregular format written by hand."""
-
-    def encode(self, out: bytearray) -> None:
-        """Append the encoding to `out`."""
-
-    @classmethod
-    def decode(cls, cursor: Cursor) -> Self:
-        """Read one from the cursor."""
 
 
 def since(version: int, **kwargs: Any) -> Any:
@@ -500,3 +486,11 @@ def encode_value(hint: Any, value: Any) -> bytes:
 def decode_value(hint: Any, data: Buffer) -> Any:
     """Decode one value of an annotated type from the start of `data`."""
     return codec_of(hint)[1](Cursor(data))
+
+
+def encode_values(*pairs: tuple[Any, Any]) -> bytes:
+    """The encoding of (annotated type, value) pairs, one after the other."""
+    out = bytearray()
+    for hint, value in pairs:
+        codec_of(hint)[0](value, out)
+    return bytes(out)

@@ -19,6 +19,7 @@ that a change of the map ends are told so after all others have been sent again,
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Protocol
 
 import trio
@@ -280,7 +281,7 @@ class Objecter:
     def _fail_all(self, verdict: RbdfsError, *, is_closing: bool = False) -> None:
         """Nothing that is pending will be done any more, and nothing that comes."""
         self._verdict = self._verdict or verdict
-        ops = sorted(self._all_ops(), key=_tid)
+        ops = sorted(self._all_ops(), key=attrgetter("tid"))
         for op in ops:
             self._detach(op)
         for op in ops:
@@ -367,7 +368,7 @@ class Objecter:
         for linger in unsettled.anew.values():  # before the ops, of which it abandons its own
             if linger.cookie in self._lingers:
                 linger.restart()
-        for op in sorted(again.values(), key=_tid):
+        for op in sorted(again.values(), key=attrgetter("tid")):
             if not op.is_over and (error := self._send(op)) is not None:
                 unsettled.failed.append((op, error))
         for failed, error in unsettled.failed:
@@ -391,7 +392,7 @@ class Objecter:
         self.my_addr = my_addr
         if not is_new:
             return
-        lost = [op for op in sorted(self._all_ops(), key=_tid) if op.is_write and op.attempt >= 0]
+        lost = [op for op in sorted(self._all_ops(), key=attrgetter("tid")) if op.is_write and op.attempt >= 0]
         for op in lost:
             self._detach(op)
         for session in self._sessions.values():
@@ -453,10 +454,6 @@ class Objecter:
         linger = self._lingers.get(event.cookie)
         if linger is not None:
             linger.on_event(event, data)
-
-
-def _tid(op: PendingOp) -> int:
-    return op.tid
 
 
 def _copy(error: RbdfsError) -> RbdfsError:

@@ -85,7 +85,6 @@ _VERSION = Struct("<HIQQ12xI")  # unused, version
 _WRITE_SAME = Struct("<HIQQQ4xI")  # offset, length, data length
 _LIST = Struct("<HIQI16xI")  # count, epoch
 _BARE = Struct("<HI28xI")
-OP_SIZE = _BARE.size
 
 _COUNT = Struct("<H")
 _COUNT_AND_EXTENT = Struct("<HHIQQQII")

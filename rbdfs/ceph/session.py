@@ -7,6 +7,7 @@ it has done. The objecter ends the session when the map says otherwise, and take
 
 import logging
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Protocol
 
 import trio
@@ -68,11 +69,6 @@ class OSDSession:
     def __str__(self) -> str:
         return f"osd.{self.osd}"
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether ops leave at once."""
-        return self._connection is not None
-
     # Ops.
 
     def add(self, op: PendingOp) -> None:
@@ -103,7 +99,7 @@ class OSDSession:
         return self._backoffs.holds_pg(pg) and self._backoffs.holds(pg, op.target.order())
 
     def _send_again(self, ops: Iterable[PendingOp]) -> None:
-        for op in sorted(ops, key=_tid):
+        for op in sorted(ops, key=attrgetter("tid")):
             self._owner.locate(op.target)  # to name the newest epoch: where it goes has not changed
             self.add(op)
 
@@ -214,7 +210,3 @@ class OSDSession:
         pg = self._backoffs.unblock(message)
         if pg is not None:
             self._send_again([op for op in self.pending.values() if op.placement and op.placement.pg == pg])
-
-
-def _tid(op: PendingOp) -> int:
-    return op.tid

@@ -31,6 +31,7 @@ from rbdfs.image.header import Header, SnapInfo, read_header
 from rbdfs.image.image import open_image
 from rbdfs.image.layout import Layout
 from rbdfs.image.spec import ImageSpec, check_image_name
+from rbdfs.image.striping import MAX_ORDER, MIN_ORDER
 from rbdfs.rados.api import IoCtx
 
 _READ_AT_ONCE = 32  # headers that `ls -l` asks for at the same time
@@ -79,7 +80,7 @@ def layout(arguments: Arguments) -> Layout:
     """What the layout options mean."""
     chosen: Layout = {}
     if arguments.order is not None:
-        if not 12 <= arguments.order <= 25:
+        if not MIN_ORDER <= arguments.order <= MAX_ORDER:
             raise UsageError("the argument for option '--order' is invalid")
         chosen["order"] = arguments.order
     elif arguments.object_size is not None:

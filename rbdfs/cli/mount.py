@@ -12,12 +12,11 @@ from rbdfs.cli.access import open_cluster, open_pool, say
 from rbdfs.cli.mount_options import describe_options, parse_mount_options
 from rbdfs.cli.options import Arguments, Declare, Parser, add_connection_options, connect_flags
 from rbdfs.cli.running import run_async
-from rbdfs.cli.umount import leave_word
 from rbdfs.connect import StoreAddress
 from rbdfs.errors import InvalidArgument, RbdfsError
 from rbdfs.fuse.options import MountOptions
 from rbdfs.fuse.session import serve
-from rbdfs.fuse.state import MountStatus
+from rbdfs.fuse.state import MountStatus, write_failure
 from rbdfs.image.spec import PoolSpec
 
 _LOG_BYTES, _LOG_FILES = 1 << 20, 5
@@ -69,7 +68,7 @@ def mount(arguments: Arguments) -> int:
     except RbdfsError as err:
         logging.getLogger(__name__).error("%s: %s", mountpoint, err)
         if serving:
-            leave_word(Path(serving[0].mountpoint), err)
+            write_failure(Path(serving[0].mountpoint), err)
         raise
 
 

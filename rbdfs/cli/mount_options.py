@@ -9,6 +9,7 @@ from rbdfs.cli.options import Arguments
 from rbdfs.connect import ConnectFlags
 from rbdfs.errors import InvalidArgument
 from rbdfs.fuse.options import MountOptions
+from rbdfs.image.striping import MAX_ORDER, MIN_ORDER
 
 
 def _user(text: str) -> int:
@@ -48,7 +49,7 @@ def _kibibytes(text: str) -> int:
 
 def _order(text: str) -> int:
     order = int(text)
-    if not 12 <= order <= 25:
+    if not MIN_ORDER <= order <= MAX_ORDER:
         raise ValueError(text)
     return order
 

@@ -11,7 +11,7 @@ _ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 def open_standard_streams() -> None:
     """Have something stand where standard streams are closed: else files of ours would get their numbers.
 
-    It is of no use: who reads from it, or writes to standard output, fails with "Bad file descriptor".
+    Reading from it, or writing to standard output, still fails with "Bad file descriptor".
     """
     for number, name, flags, mode in (
         (0, "stdin", os.O_WRONLY, "r"),

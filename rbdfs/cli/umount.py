@@ -15,7 +15,7 @@ from pathlib import Path
 from rbdfs.cli.access import say
 from rbdfs.cli.holders import describe_holders, describe_namespace_with
 from rbdfs.cli.options import Arguments, Declare, Parser
-from rbdfs.errors import Busy, InvalidArgument, RbdfsError, StoreFailure, TimedOut
+from rbdfs.errors import Busy, InvalidArgument, StoreFailure, TimedOut
 from rbdfs.fuse import mounting, state
 
 _USUAL_SECONDS = 2.0  # until a daemon has left; after that, it is worth a look why it has not
@@ -80,7 +80,7 @@ def umount(arguments: Arguments) -> None:
                 daemon.wait(mounted.device if mounted else None, arguments.timeout)
         finally:
             os.close(process)
-        error = _take_last_words(mountpoint, status.pid)
+        error = state.take_failure(mountpoint, status.pid)
         if error:
             raise StoreFailure(f"{mountpoint}: the daemon ended with an error: {error}")
 
@@ -90,28 +90,6 @@ def _mountpoint(given: str) -> Path:
     path = Path(os.path.abspath(given))
     path = path.parent.resolve() / path.name  # the mount itself is not asked, it may hang
     return path if mounting.find_mount(path) is not None else path.resolve()
-
-
-def last_words_file(mountpoint: Path) -> Path:
-    """Where a daemon that ends with an error says so."""
-    return state.path_for(mountpoint).with_suffix(".failed")
-
-
-def leave_word(mountpoint: Path, error: RbdfsError) -> None:
-    """Tell a waiting `umount` that the daemon did not end well: not all that was written may be safe."""
-    path = last_words_file(mountpoint)
-    if path.parent.is_dir():
-        path.write_text(f"{os.getpid()} {error}\n")
-
-
-def _take_last_words(mountpoint: Path, pid: int) -> str:
-    path = last_words_file(mountpoint)
-    try:
-        who, _, words = path.read_text().strip().partition(" ")
-        path.unlink()
-    except FileNotFoundError:
-        return ""
-    return words if who == str(pid) else ""
 
 
 class _Daemon:

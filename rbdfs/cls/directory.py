@@ -20,11 +20,6 @@ TRASH = "rbd_trash"
 CHILDREN = "rbd_children"  # clones (v1) of the snapshots of this pool's images, by parent
 
 
-def id_object(name: str) -> str:
-    """The name of the object that holds an image's id."""
-    return f"rbd_id.{name}"
-
-
 # rbd_id.<name>
 
 

@@ -32,11 +32,6 @@ _UNPACKED = [bytes(byte >> shift & 3 for byte in range(256)) for shift in (6, 4,
 _SHIFTED = [bytes((state & 3) << shift for state in range(256)) for shift in (6, 4, 2, 0)]
 
 
-def object_map_object(image_id: str, snap_id: int | None = None) -> str:
-    """The name of the object that holds the map of an image, or of one of its snapshots."""
-    return f"rbd_object_map.{image_id}" + ("" if snap_id is None else f".{snap_id:016x}")
-
-
 def crc(data: Buffer) -> int:
     """CRC-32C begun with 0 and not inverted, as `bufferlist::crc32c(0)`."""
     return crc32c.crc32c(data, _ALL_ONES) ^ _ALL_ONES

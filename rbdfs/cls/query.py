@@ -60,11 +60,3 @@ def reader(hint: Any) -> Callable[[Buffer], Any]:
     """A decoder of one value of an annotated type; bytes behind it are ignored, as Ceph's clients do."""
     decode = codec_of(hint)[1]
     return lambda data: decode(Cursor(data))
-
-
-def arguments(*pairs: tuple[Any, Any]) -> bytes:
-    """The encoding of (annotated type, value) pairs, one after the other."""
-    out = bytearray()
-    for hint, value in pairs:
-        codec_of(hint)[0](value, out)
-    return bytes(out)

@@ -8,7 +8,7 @@ rbd_trash) and `object_map`. Errors of the methods are named where a caller must
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rbdfs.cls.query import Query, arguments, reader
+from rbdfs.cls.query import Query, reader
 from rbdfs.cls.rbd_types import (
     NO_SNAP,
     ChildImageSpec,
@@ -20,17 +20,7 @@ from rbdfs.cls.rbd_types import (
 )
 from rbdfs.cls.types import Time
 from rbdfs.rados.ops import Call, SnapContext, SnapId
-from rbdfs.wire import S64, U8, U64, Buffer, Cursor
-
-
-def header_object(image_id: str) -> str:
-    """The name of an image's header object."""
-    return f"rbd_header.{image_id}"
-
-
-def data_prefix(image_id: str) -> str:
-    """The object prefix of an image whose data is in its own pool."""
-    return f"rbd_data.{image_id}"
+from rbdfs.wire import S64, U8, U64, Buffer, Cursor, encode_values
 
 
 class ImageSize(NamedTuple):
@@ -56,7 +46,7 @@ class Striping(NamedTuple):
 
 def call(method: str, *pairs: tuple[Any, Any]) -> Call:
     """A step that runs a method of class `rbd`, with (annotated type, value) pairs as its argument."""
-    return Call("rbd", method, arguments(*pairs))
+    return Call("rbd", method, encode_values(*pairs))
 
 
 # The image as a whole.

@@ -40,7 +40,6 @@ class Feature(IntFlag):
 
 
 FEATURES_ALL = 0xFFF
-FEATURES_DEFAULT = 61  # what `rbd create` turns on
 FEATURES_INCOMPATIBLE = Feature.LAYERING | Feature.STRIPINGV2 | Feature.DATA_POOL | Feature.DIRTY_CACHE
 FEATURES_RW_INCOMPATIBLE = (
     FEATURES_INCOMPATIBLE
@@ -254,13 +253,6 @@ class DirectoryState(IntEnum):
 
     READY = 0
     ADD_DISABLED = 1  # its namespace is being removed
-
-
-class MigrationSide(IntEnum):
-    """Which end of a migration an image is (`MIGRATION_HEADER_TYPE_*`)."""
-
-    SOURCE = 1
-    DESTINATION = 2
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ Replies may come in any order, from anywhere in the trio thread. Each one wakes 
 process costs more than to serve a small request: so inside `batch` small replies are held back and sent together,
 which finds the requester awake after the first (at queue depth 16: 89,000 reads per second instead of 63,000).
 
-A notification may block in the kernel until
-requests have been served, so those are written from a worker thread (notifier.py).
+A notification may block in the kernel until requests have been served, so those are written from a worker thread
+(notifier.py).
 """
 
 import errno

@@ -1,21 +1,14 @@
 """Extended attributes of files: `user.*` is image metadata, `user.rbdfs.*` says, read-only, what an image is."""
 
-import errno
 import os
 
-from rbdfs.errors import InvalidArgument, NotFound, NotSupported, PermissionDenied, RbdfsError
+from rbdfs.errors import InvalidArgument, NoData, NotFound, NotSupported, PermissionDenied
 from rbdfs.fuse.inodes import Inode, Kind
 from rbdfs.fuse.open_images import ImageFile
 from rbdfs.image.features import feature_names
 
 _USER, _OURS = "user.", "rbdfs."
 _INTERNAL = ".rbd"  # librbd keeps its own notes under such keys
-
-
-class NoAttribute(RbdfsError):
-    """The file has no such extended attribute."""
-
-    errno = errno.ENODATA
 
 
 async def names(inode: Inode, file: ImageFile) -> list[bytes]:
@@ -26,17 +19,17 @@ async def names(inode: Inode, file: ImageFile) -> list[bytes]:
 
 
 async def get(inode: Inode, file: ImageFile, name: bytes) -> bytes:
-    """The value of one; NoAttribute."""
+    """The value of one; NoData."""
     key = _key(name)
     described = _describe(inode, file).get(key.removeprefix(_OURS)) if key.startswith(_OURS) else None
     if described is not None:
         return _to_bytes(described)
     if key.startswith(_INTERNAL):
-        raise NoAttribute(f"{inode}: {key}")
+        raise NoData(f"{inode}: {key}")
     try:
         return _to_bytes(await file.image.metadata_get(key))
     except NotFound as err:
-        raise NoAttribute(f"{inode}: {key}") from err
+        raise NoData(f"{inode}: {key}") from err
 
 
 async def set_value(inode: Inode, file: ImageFile, name: bytes, value: bytes) -> None:
@@ -45,12 +38,12 @@ async def set_value(inode: Inode, file: ImageFile, name: bytes, value: bytes) ->
 
 
 async def remove(inode: Inode, file: ImageFile, name: bytes) -> None:
-    """Remove one; NoAttribute."""
+    """Remove one; NoData."""
     key = _writable_key(inode, name)
     try:
         await file.image.metadata_remove(key)
     except NotFound as err:
-        raise NoAttribute(f"{inode}: {key}") from err
+        raise NoData(f"{inode}: {key}") from err
 
 
 def _key(name: bytes) -> str:

@@ -31,7 +31,6 @@ from rbdfs.fuse.abi import (
     IN_HEADER,
     LSEEK_IN,
     LSEEK_OUT,
-    STATX_IN,
     WRITE_FROM_PAGE_CACHE,
     WRITE_OUT,
     FallocateMode,
@@ -343,7 +342,6 @@ class DataLane:
     # Attributes
 
     def _statx(self, unique: int, _opcode: int, node_id: int, _fh: int, _o: int, _s: int, _flags: int) -> None:
-        STATX_IN.unpack_from(self._device.head, IN_HEADER.size)
         self._start(unique, self._names.statx(node_id))
 
     def _getxattr(self, unique: int, opcode: int, node_id: int, _fh: int, _o: int, _s: int, _flags: int) -> None:

@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
-from rbdfs.errors import Gone, InvalidArgument, NotFound, RbdfsError, ReadOnly
+from rbdfs.errors import Gone, InvalidArgument, NoData, NotFound, RbdfsError, ReadOnly
 from rbdfs.fuse import attributes, extended
 from rbdfs.fuse.attributes import FileAttributes
 from rbdfs.fuse.file_names import NAME_MAX
@@ -72,7 +72,6 @@ class Namespace(pyfuse3.Operations):
         self._tree = tree
         self._inodes = tree.inodes
         self._defaults = options.defaults
-        self._read_only = options.read_only
         self._directories: dict[int, _OpenDirectory] = {}
         self._last_directory = 0
         self.on_use_changed: Callable[[], None] = lambda: None
@@ -245,7 +244,7 @@ class Namespace(pyfuse3.Operations):
         """GETXATTR."""
         found = self._inodes[inode]
         if found.is_directory:
-            raise extended.NoAttribute("a directory")
+            raise NoData("a directory has no extended attributes")
         async with self._tree.images.using(found) as file:
             return await extended.get(found, file, name)
 

@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rbdfs.errors import PermissionDenied
+from rbdfs.errors import PermissionDenied, RbdfsError
 
 
 @dataclass(slots=True)
@@ -90,6 +90,29 @@ def _read(path: Path) -> MountStatus | None:
         return MountStatus(**values)
     except (OSError, ValueError, TypeError):
         return None  # gone, or written by another version
+
+
+def write_failure(mountpoint: Path, error: RbdfsError) -> None:
+    """Tell a waiting `umount` that this daemon did not end well: not all that was written may be safe."""
+    path = failure_file(mountpoint)
+    if path.parent.is_dir():
+        path.write_text(f"{os.getpid()} {error}\n")
+
+
+def take_failure(mountpoint: Path, pid: int) -> str:
+    """What a daemon that has ended said of its end; empty where all went well."""
+    path = failure_file(mountpoint)
+    try:
+        who, _, error = path.read_text().strip().partition(" ")
+        path.unlink()
+    except FileNotFoundError:
+        return ""
+    return error if who == str(pid) else ""
+
+
+def failure_file(mountpoint: Path) -> Path:
+    """Where a daemon that ends with an error says so."""
+    return path_for(mountpoint).with_suffix(".failed")
 
 
 def process_start(pid: int) -> int:

@@ -159,7 +159,7 @@ class Tree:
         return made
 
     async def _attributes_of_snapshot(self, inode: Inode) -> FileAttributes:
-        # The image is opened, and stays so for a while: its header has every snapshot, and is costly with many.
+        # Its header has every snapshot, and is costly with many: opened once, it is there for all of a listing.
         async with self.images.using(self._image_of(inode)) as file:
             header = file.image.header
             snap = header.snap_by_id(inode.snap_id)
@@ -337,7 +337,7 @@ class Tree:
             self._snapshots_changed(image.image_id, image.header)
 
     async def _tell_smaller(self, file: ImageFile) -> None:
-        """The kernel drops what it asked while the news came, and with it the size: once more, when that is over."""
+        """A GETATTR under way at an invalidation may bring the old size back: once more, a moment later."""
         await trio.sleep(_ONCE_MORE_SECONDS)
         self._notifier.invalidate_content(file.inode)
 

@@ -21,12 +21,11 @@ from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.removal import remove_image
 from rbdfs.image.renaming import rename as rename
 from rbdfs.image.spec import check_image_name
-from rbdfs.image.striping import MAX_SIZE, Striping
+from rbdfs.image.striping import MAX_ORDER, MAX_SIZE, MIN_ORDER, Striping
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Create, PoolId
 
-_MIN_ORDER, _MAX_ORDER = 12, 25
 _PAGE = 1024
 _ID_LENGTH = 14  # RBD_MAX_IMAGE_ID_LENGTH
 
@@ -81,8 +80,8 @@ async def create(ioctx: IoCtx, name: str, size: int, **layout: Unpack[Layout]) -
 async def _settle(ioctx: IoCtx, layout: Layout) -> tuple[Striping, int, PoolId]:
     """The striping of an image, its features, and its data pool (-1: its own)."""
     order, features, stripe_unit, stripe_count, data_pool = await complete(ioctx, layout)
-    if not _MIN_ORDER <= order <= _MAX_ORDER:
-        raise OutOfDomain(f"object order {order} is not between {_MIN_ORDER} and {_MAX_ORDER}")
+    if not MIN_ORDER <= order <= MAX_ORDER:
+        raise OutOfDomain(f"object order {order} is not between {MIN_ORDER} and {MAX_ORDER}")
     if bool(stripe_unit) != bool(stripe_count):
         raise InvalidArgument("must specify both (or neither) of stripe-unit and stripe-count")
     striping = Striping.of(order, stripe_unit, stripe_count)

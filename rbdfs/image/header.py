@@ -9,15 +9,15 @@ from typing import Any
 
 from rbdfs.cls import lock, rbd
 from rbdfs.cls.query import Query, answers, ask_all
-from rbdfs.cls.rbd_types import Feature, ParentImageSpec, Protection, SnapKind, SnapshotInfo
+from rbdfs.cls.rbd_types import ParentImageSpec, Protection, SnapKind, SnapshotInfo
 from rbdfs.errors import Corrupt, InvalidArgument, NotFound
+from rbdfs.image.features import Feature
 from rbdfs.image.names import header_object
-from rbdfs.image.striping import Striping
+from rbdfs.image.striping import MAX_ORDER, Striping
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import NO_SNAPS, ReadOp, SnapContext, SnapId
 
 _ATTEMPTS = 10  # while somebody removes snapshots between our two reads
-_MAX_ORDER = 25  # RBD_MAX_OBJ_ORDER
 
 _HEAD_QUERIES: tuple[Query[Any], ...] = (
     rbd.get_size(),
@@ -167,7 +167,7 @@ async def _read_head(ioctx: IoCtx, image_id: str) -> tuple[Header, ParentImageSp
         overlap,
         lock_info,
     ) = answers(name, _HEAD_QUERIES, reply.outputs)
-    if size.order > _MAX_ORDER:
+    if size.order > MAX_ORDER:
         raise Corrupt(f"{name}: object order {size.order}")
     header = Header(
         image_id=image_id,

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, TypedDict
 
 from rbdfs.cls import rbd
 from rbdfs.cls.query import ask
-from rbdfs.cls.rbd_types import Feature
 from rbdfs.errors import ConfigError, NotFound, PermissionDenied
-from rbdfs.image.features import DEFAULT_FEATURES, FEATURE_NAMES, settle
+from rbdfs.image.features import DEFAULT_FEATURES, FEATURE_NAMES, Feature, settle
 from rbdfs.image.names import POOL_INFO
 from rbdfs.rados.api import IoCtx, Option
 

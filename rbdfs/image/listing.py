@@ -70,7 +70,7 @@ async def stored_runs(data: IoCtx, header: Header, start: int, end: int, *snap_i
 
 
 async def find_existing(image: ImageCore, start: int = 0, end: int | None = None) -> list[Run]:
-    """The same, as a list."""
+    """The runs of objects from `start` to before `end` that may exist, as a list."""
     existing = await look_for_existing(image, start, end)
     return existing.between(existing.start, existing.end)
 

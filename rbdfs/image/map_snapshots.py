@@ -1,7 +1,7 @@
 """What snapshots mean for object maps: each snapshot keeps the map of its moment, and CLEAN tells what changed since.
 
-Of the map of the image as it is and of each snapshot, from the oldest to the newest: an object is EXISTS in a map if
-it was written since the snapshot before that one, CLEAN if it is as it was there (`fast-diff`).
+The image as it is has a map, and so has each snapshot. In each of them EXISTS means that the object was written since
+the snapshot before, and CLEAN that it is as it was there (`fast-diff`).
 """
 
 from rbdfs.cls import object_map as cls_map

@@ -1,12 +1,18 @@
 """The names of the objects of an image (Ceph, `include/rbd_types.h`)."""
 
-from rbdfs.cls.directory import id_object
-from rbdfs.cls.rbd import header_object
 from rbdfs.rados.ops import HEAD, SnapId
 
-__all__ = ["data_object", "data_prefix", "header_object", "id_object", "object_map_object", "old_header_object"]
-
 POOL_INFO = "rbd_info"  # what a pool keeps about all its images; in the default namespace
+
+
+def id_object(name: str) -> str:
+    """Leads from the name of an image to its id."""
+    return f"rbd_id.{name}"
+
+
+def header_object(image_id: str) -> str:
+    """What an image is."""
+    return f"rbd_header.{image_id}"
 
 
 def old_header_object(name: str) -> str:

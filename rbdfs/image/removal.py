@@ -10,6 +10,7 @@ from rbdfs.cls.query import change
 from rbdfs.cls.rbd_types import OpFeature
 from rbdfs.errors import Busy, Gone, NotEmpty, NotFound, ReadOnly, StaleSnapId
 from rbdfs.image.image import Image, open_image
+from rbdfs.image.lookup import exists
 from rbdfs.image.names import header_object, id_object, object_map_object
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.resizing import trim
@@ -27,7 +28,7 @@ async def remove_image(ioctx: IoCtx, name: str, image_id: str, on_progress: OnPr
         async with open_image(ioctx, name, image_id=image_id) as image:
             await _empty(image, on_progress)
     except (NotFound, Gone):
-        if await _has_header(ioctx, image_id):
+        if await exists(ioctx, header_object(image_id)):
             raise
     await calls.remove(ioctx, object_map_object(image_id), missing_ok=True)
     await calls.remove(ioctx, header_object(image_id), missing_ok=True)
@@ -57,8 +58,8 @@ async def _empty(image: Image, on_progress: OnProgress) -> None:
 async def _be_alone(image: Image) -> None:
     """Ask whoever has the image open, and may not need it, to close it; Busy where somebody keeps it open.
 
-    A mount keeps an image open for a while after its last use. It has no need of it once another client asks for the
-    exclusive lock: so that is what we ask for, of an image without one, too.
+    A mount may still be closing an image. It has no need of it once another client asks for the exclusive lock: so
+    that is what we ask for, of an image without one, too.
     """
     delay = _FIRST_LOOK_SECONDS
     deadline = trio.current_time() + _CLOSING_SECONDS
@@ -74,11 +75,3 @@ async def _be_alone(image: Image) -> None:
 async def _other_watchers(image: Image) -> list[Watcher]:
     ours = f"client.{image.ioctx.cluster.instance_id}"
     return [watcher for watcher in await calls.list_watchers(image.ioctx, image.header_name) if watcher.entity != ours]
-
-
-async def _has_header(ioctx: IoCtx, image_id: str) -> bool:
-    try:
-        await calls.stat(ioctx, header_object(image_id))
-    except NotFound:
-        return False
-    return True

@@ -124,7 +124,7 @@ class Requests:
         """The owner tells how a request goes."""
         asked = self._asked.get(message.request)
         if asked is None:
-            if isinstance(message, AsyncComplete):  # another owner's work, or ours come late: if asked for again, done
+            if isinstance(message, AsyncComplete):  # another's, or ours come late: it may be asked for again
                 self._remember(message.request, message.result)
         elif isinstance(message, AsyncProgress):
             asked.heard()

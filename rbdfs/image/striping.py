@@ -16,6 +16,7 @@ from rbdfs.errors import InvalidArgument
 
 ObjectNumber = NewType("ObjectNumber", int)
 
+MIN_ORDER, MAX_ORDER = 12, 25  # RBD_MIN_OBJ_ORDER, RBD_MAX_OBJ_ORDER: objects of 4 KiB to 32 MiB
 MAX_SIZE = 2**63 - 1  # of an image: more could not be shown as a file (off_t)
 
 

@@ -19,7 +19,7 @@ _NANOSECONDS = 10**9
 
 
 class Timestamps:
-    """The access and modify timestamps of one open image; the flags spare the data path any more than a look."""
+    """The access and modify timestamps of one open image; the data path only reads the flags."""
 
     def __init__(self, image: ImageCore) -> None:
         age = time.time_ns() - image.header.access_timestamp

@@ -51,14 +51,12 @@ log = logging.getLogger(__name__)
 
 _MARKED_OBJECTS = 4096  # commit early: what waits stays in memory, and the batch is made in one go (about 10 ms)
 _UNSETTLED_BLOCKS = 1 << 16
-_BLOCK_MASK = BLOCK_SIZE - 1
 _READERS = 16  # threads: as deep as a queue usually gets
 # Bytes: while the thread writes that many, the next ones are read from the kernel, or from a socket. One of `_PROBE`
 # such writes goes there even if it is alone, which costs it the way there and back, a tenth of its time.
 _LARGE = 512 << 10
 _PROBE = 64
 _ANSWERED_FIRST = 128 << 10  # bytes that take as long to write as a process takes to wake up
-_INLINE = 1 << 16  # bytes; a fresh buffer this small is cheaper zeroed than sliced
 
 
 class Client:
@@ -145,7 +143,10 @@ class Engine:
         *,
         patient: bool = False,
     ) -> int | None:
-        """Do an op; a block, and nothing is done, where it must be copied and is not in memory, unless `patient`."""
+        """Do an op; None.
+
+        Unless `patient`, one that must copy a block which is not in the page cache does nothing, and gives that block.
+        """
         outcome: Outcome | None
         try:
             if type(op) is ReadOp:

@@ -55,7 +55,6 @@ class Journal:
         self._take = take
         self._backlog: list[Generation] = []  # taken, not durable yet
         self._next = _Flush()
-        self._busy = False
         self._dirty = trio.Event()
         self._urgent = trio.Event()
         self.data_dirty = False  # the data file has changed since the last sync

@@ -18,6 +18,7 @@ from rbdfs.cls import directory, lock, object_map, rbd as rbd_calls
 from rbdfs.cls.notify import Unknown, decode_message
 from rbdfs.cls.query import Query, ask
 from rbdfs.image.image import open_image
+from rbdfs.image.names import header_object, id_object, object_map_object
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx, NotifyEvent, Watch, WatchEvent
 
@@ -26,7 +27,7 @@ VECTORS = Path(__file__).with_name("vectors")
 
 async def answers(ioctx: IoCtx, image_id: str, child_id: str) -> dict[str, bytes]:
     """What class methods answer, as it comes."""
-    header, child = rbd_calls.header_object(image_id), rbd_calls.header_object(child_id)
+    header, child = header_object(image_id), header_object(child_id)
     snap_id = (await ask(ioctx, header, rbd_calls.get_snapcontext())).snaps[0]
     queries: list[tuple[str, str, Query[object]]] = [
         ("children_list", header, rbd_calls.list_children(snap_id)),
@@ -39,7 +40,7 @@ async def answers(ioctx: IoCtx, image_id: str, child_id: str) -> dict[str, bytes
         ("list_locks", header, lock.list_locks()),
         ("lock get_info", header, lock.get_info(lock.RBD_LOCK)),
         ("metadata_list", header, rbd_calls.list_metadata()),
-        ("object_map_load", object_map.object_map_object(image_id), object_map.load()),
+        ("object_map_load", object_map_object(image_id), object_map.load()),
         ("parent_get", child, rbd_calls.get_parent()),
         ("parent_overlap_get", child, rbd_calls.get_parent_overlap()),
         ("parent_overlap_get none", header, rbd_calls.get_parent_overlap()),
@@ -54,12 +55,12 @@ async def answers(ioctx: IoCtx, image_id: str, child_id: str) -> dict[str, bytes
 
 async def stored(ioctx: IoCtx, image_id: str, child_id: str) -> dict[str, bytes]:
     """What is behind the answers."""
-    found = {"object map": bytes(await calls.read(ioctx, object_map.object_map_object(image_id), 0, 0))}
-    found["stored lock"] = await calls.get_xattr(ioctx, rbd_calls.header_object(image_id), "lock.rbd_lock")
-    async for key, value in calls.omap_items(ioctx, rbd_calls.header_object(image_id)):
+    found = {"object map": bytes(await calls.read(ioctx, object_map_object(image_id), 0, 0))}
+    found["stored lock"] = await calls.get_xattr(ioctx, header_object(image_id), "lock.rbd_lock")
+    async for key, value in calls.omap_items(ioctx, header_object(image_id)):
         if key.startswith("snapshot_"):
             found["stored snapshot"] = value
-    async for key, value in calls.omap_items(ioctx, rbd_calls.header_object(child_id)):
+    async for key, value in calls.omap_items(ioctx, header_object(child_id)):
         if key.startswith("snapshot_"):
             found["stored child snapshot"] = value
         if key == "parent":
@@ -100,7 +101,7 @@ async def messages(ceph: CephCluster, ioctx: IoCtx) -> dict[str, bytes]:
             heard.setdefault(f"notify {kind}", event.payload)
 
     async with open_image(ioctx, "asked") as image:
-        watch = await ioctx.watch(rbd_calls.header_object(image.image_id), on_event)
+        watch = await ioctx.watch(header_object(image.image_id), on_event)
         await image.write(0, b"ours")
         for command in (
             "resize --no-progress --size 16M data/asked",
@@ -124,8 +125,8 @@ async def record(release: str) -> None:
     with start_cluster(release) as ceph:
         async with our_pool(ceph) as ioctx:
             await make_images(ceph)
-            image_id = await ask(ioctx, directory.id_object("vm"), directory.get_id())
-            child_id = await ask(ioctx, directory.id_object("child"), directory.get_id())
+            image_id = await ask(ioctx, id_object("vm"), directory.get_id())
+            child_id = await ask(ioctx, id_object("child"), directory.get_id())
             found = await answers(ioctx, image_id, child_id)
             found |= await stored(ioctx, image_id, child_id)
             found |= await messages(ceph, ioctx)

@@ -5,7 +5,7 @@ import random
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from rbdfs.cls.object_map import ObjectStates, object_map_object
+from rbdfs.cls.object_map import ObjectStates
 from rbdfs.cls.rbd_types import ObjectState
 from rbdfs.errors import WireError
 
@@ -92,11 +92,6 @@ def test_objects_outside_are_refused() -> None:
         states[5]
     with pytest.raises(IndexError):
         states.change(3, 6, 1)
-
-
-def test_object_names() -> None:
-    assert object_map_object("abc") == "rbd_object_map.abc"
-    assert object_map_object("abc", 26) == "rbd_object_map.abc.000000000000001a"
 
 
 def test_four_million_objects_take_no_time_to_speak_of() -> None:

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from rbdfs.cls import directory, lock, notify, object_map, rbd
-from rbdfs.cls.query import arguments, reader
+from rbdfs.cls.query import reader
 from rbdfs.cls.rbd_types import ChildImageSpec, TrashSpec
 from rbdfs.errors import WireError
 from rbdfs.local.classes.stored import StoredParent, StoredSnapshot
-from rbdfs.wire import U8, U64, Buffer, Cursor
+from rbdfs.wire import U8, U64, Buffer, Cursor, encode_values
 
 VECTORS: dict[str, bytes] = {
     f"{path.stem} {name}": bytes.fromhex(value)
@@ -36,7 +36,7 @@ class Shape(NamedTuple):
 
 
 def codec(hint: Any, says: Callable[[Any], bool]) -> Shape:
-    return Shape(reader(hint), lambda value: arguments((hint, value)), says)
+    return Shape(reader(hint), lambda value: encode_values((hint, value)), says)
 
 
 def record(decode: Callable[[Buffer], Any], says: Callable[[Any], bool]) -> Shape:
@@ -54,15 +54,19 @@ SHAPES = {
     "children_list": codec(list[ChildImageSpec], lambda value: value[0].pool_id == 1),
     "get_create_timestamp": record(rbd.get_create_timestamp().decode, lambda value: value.ns > 10**18),
     "get_features": Shape(
-        rbd.get_features().decode, lambda value: arguments((tuple[U64, U64], value)), lambda value: value[0] == 61 | 256
+        rbd.get_features().decode,
+        lambda value: encode_values((tuple[U64, U64], value)),
+        lambda value: value[0] == 61 | 256,
     ),
     "get_object_prefix": codec(str, lambda value: value.startswith("rbd_data.")),
     "get_size": Shape(
-        rbd.get_size().decode, lambda value: arguments((tuple[U8, U64], value)), lambda value: value == (22, 10 << 20)
+        rbd.get_size().decode,
+        lambda value: encode_values((tuple[U8, U64], value)),
+        lambda value: value == (22, 10 << 20),
     ),
     "get_snapcontext": Shape(
         rbd.get_snapcontext().decode,
-        lambda value: arguments((U64, value.seq), (list[U64], value.snaps)),
+        lambda value: encode_values((U64, value.seq), (list[U64], value.snaps)),
         lambda value: value.snaps == (value.seq,),
     ),
     "image_group_get": record(rbd.get_group().decode, lambda value: value.group_id == ""),
@@ -163,8 +167,8 @@ def test_a_structure_that_needs_a_newer_release_is_refused() -> None:
 
 
 def test_a_snapshot_of_an_osd_before_nautilus_holds_its_parent() -> None:
-    old = arguments((U64, 4), (str, "old"), (U64, 1 << 20), (U64, 61))
-    parent = arguments((U64, 3), (str, "abc"), (U64, 9), (U64, 4096))
+    old = encode_values((U64, 4), (str, "old"), (U64, 1 << 20), (U64, 61))
+    parent = encode_values((U64, 3), (str, "abc"), (U64, 9), (U64, 4096))
     old += b"\1\1" + len(parent).to_bytes(4, "little") + parent + b"\2"
     snap = StoredSnapshot.decode(Cursor(b"\3\1" + len(old).to_bytes(4, "little") + old))
     assert (snap.name, snap.protection, snap.has_parent) == ("old", 2, True)
@@ -172,5 +176,5 @@ def test_a_snapshot_of_an_osd_before_nautilus_holds_its_parent() -> None:
 
 
 def test_directory_answers_are_strings_of_strings() -> None:
-    answer = arguments((dict[str, str], {"vm": "abc", "ü\udcff": "def"}))
+    answer = encode_values((dict[str, str], {"vm": "abc", "ü\udcff": "def"}))
     assert directory.list_images().decode(answer) == {"vm": "abc", "ü\udcff": "def"}

@@ -11,6 +11,7 @@ from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature
 from rbdfs.image.header import read_header
 from rbdfs.image.image import ImageChange, open_image
+from rbdfs.image.names import id_object
 from rbdfs.rados import calls
 
 
@@ -80,7 +81,7 @@ async def test_an_image_that_may_not_be_written_keeps_its_name(pools: Pools) -> 
 async def test_rename_interrupted_before_the_directory_can_be_done_again(pools: Pools) -> None:
     async with pools.client() as ioctx:
         image_id = await directory.create(ioctx, "old", MIB)
-        await change(ioctx, cls_directory.id_object("new"), calls.Write(0, b""), cls_directory.set_id(image_id))
+        await change(ioctx, id_object("new"), calls.Write(0, b""), cls_directory.set_id(image_id))
         await directory.rename(ioctx, "old", "new")
         assert await directory.list_images(ioctx) == {"new": image_id}
 

@@ -21,7 +21,6 @@ CHOOSE_ARGS_DEFAULT = -1  # key of the weight sets that hold for pools without t
 _MAGIC = 0x00010000
 _BUCKET_HEAD = struct.Struct("<iHBBII")
 _STEP = struct.Struct("<Iii")
-_PAIR = struct.Struct("<II")
 
 
 class Algorithm(IntEnum):

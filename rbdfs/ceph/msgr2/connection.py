@@ -29,7 +29,7 @@ from rbdfs.ceph.types import EntityAddr, EntityType, UTime
 from rbdfs.errors import ProtocolError, RbdfsError, WireError
 from rbdfs.wire import Buffer
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 OnMessage = Callable[[int, int, int, memoryview, Buffer], None]  # kind, tid, version, front, data
 
@@ -200,7 +200,7 @@ class Connection:
         except OSError as err:
             self._token.run_sync_soon(self._lose, ConnectionLost(f"{self.address}: {err.strerror}"))
         except Exception as err:  # trio would switch the outbox off, and nothing would be sent any more
-            _log.exception("%s: cannot send", self.address)
+            log.exception("%s: cannot send", self.address)
             self._token.run_sync_soon(self._lose, ConnectionLost(f"{self.address}: {err}"))
         return not self._is_stuck
 

@@ -17,7 +17,6 @@ from rbdfs.local.classes.context import MethodContext
 from rbdfs.local.classes.support import (
     Registry,
     decoded,
-    encoded,
     failure,
     has_key,
     list_keys,
@@ -25,7 +24,7 @@ from rbdfs.local.classes.support import (
     require_exists,
     write_key,
 )
-from rbdfs.wire import U8, U64
+from rbdfs.wire import U8, U64, encode_values
 
 _REGISTRY = Registry("rbd")
 METHODS = _REGISTRY.methods
@@ -48,7 +47,7 @@ def _is_valid_id(image_id: str) -> bool:
 def _get_id(context: MethodContext) -> bytes:
     if not context.stat().size:
         raise failure(context, errno.ENOENT, "it holds no id")
-    return encoded((str, decoded(context, "content", context.read(0, 0), str)))
+    return encode_values((str, decoded(context, "content", context.read(0, 0), str)))
 
 
 @_REGISTRY.writes("set_id", str)
@@ -58,7 +57,7 @@ def _set_id(context: MethodContext, image_id: str) -> None:
         raise failure(context, errno.EINVAL, f"{image_id!r} is no image id")
     if context.stat().size:
         raise failure(context, errno.EEXIST, "it holds an id")
-    context.write(0, encoded((str, image_id)))
+    context.write(0, encode_values((str, image_id)))
 
 
 # rbd_directory
@@ -67,17 +66,17 @@ def _set_id(context: MethodContext, image_id: str) -> None:
 @_REGISTRY.reads("dir_list", str, U64)
 def _dir_list(context: MethodContext, start_after: str, max_return: int) -> bytes:
     images = list_keys(context, _NAME, start_after, max_return)
-    return encoded((dict[str, str], {name: decoded(context, name, value, str) for name, value in images.items()}))
+    return encode_values((dict[str, str], {name: decoded(context, name, value, str) for name, value in images.items()}))
 
 
 @_REGISTRY.reads("dir_get_id", str)
 def _dir_get_id(context: MethodContext, name: str) -> bytes:
-    return encoded((str, read_key(context, _NAME + name, str)))
+    return encode_values((str, read_key(context, _NAME + name, str)))
 
 
 @_REGISTRY.reads("dir_get_name", str)
 def _dir_get_name(context: MethodContext, image_id: str) -> bytes:
-    return encoded((str, read_key(context, _ID + image_id, str)))
+    return encode_values((str, read_key(context, _ID + image_id, str)))
 
 
 def _require_valid(context: MethodContext, name: str, image_id: str) -> None:
@@ -97,7 +96,7 @@ def _require_pair(context: MethodContext, name: str, image_id: str) -> None:
 
 
 def _put(context: MethodContext, name: str, image_id: str) -> None:
-    context.omap_set({_NAME + name: encoded((str, image_id)), _ID + image_id: encoded((str, name))})
+    context.omap_set({_NAME + name: encode_values((str, image_id)), _ID + image_id: encode_values((str, name))})
 
 
 @_REGISTRY.writes("dir_add_image", str, str)
@@ -148,7 +147,7 @@ def _dir_state_set(context: MethodContext, state: int) -> None:
 
 @_REGISTRY.reads("namespace_list", str, U64)
 def _namespace_list(context: MethodContext, start_after: str, max_return: int) -> bytes:
-    return encoded((list[str], list(list_keys(context, _NAME, start_after, max_return))))
+    return encode_values((list[str], list(list_keys(context, _NAME, start_after, max_return))))
 
 
 @_REGISTRY.writes("namespace_add", str)
@@ -171,7 +170,7 @@ def _namespace_remove(context: MethodContext, name: str) -> None:
 def _trash_list(context: MethodContext, start_after: str, max_return: int) -> bytes:
     entries = list_keys(context, _ID, start_after, max_return)
     specs = {image_id: decoded(context, image_id, value, TrashSpec) for image_id, value in entries.items()}
-    return encoded((dict[str, TrashSpec], specs))
+    return encode_values((dict[str, TrashSpec], specs))
 
 
 @_REGISTRY.reads("trash_get", str)

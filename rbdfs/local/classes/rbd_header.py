@@ -34,7 +34,6 @@ from rbdfs.local.classes.stored import read_parent, read_snapshot, write_parent,
 from rbdfs.local.classes.support import (
     Optional,
     Registry,
-    encoded,
     failure,
     find_key,
     has_key,
@@ -43,7 +42,7 @@ from rbdfs.local.classes.support import (
     require_exists,
     write_key,
 )
-from rbdfs.wire import S64, U8, U64
+from rbdfs.wire import S64, U8, U64, encode_values
 
 _REGISTRY = Registry("rbd")
 METHODS = _REGISTRY.methods
@@ -92,19 +91,19 @@ def _create(
         raise failure(context, errno.EINVAL, "operations is an internal feature")
     if bool(features & Feature.DATA_POOL) != (data_pool_id != -1):
         raise failure(context, errno.EINVAL, "a data pool and the feature data-pool go together")
-    now = encoded((Time, Time.from_ns(context.now)))
+    now = encode_values((Time, Time.from_ns(context.now)))
     values = {
-        "size": encoded((U64, size)),
-        "order": encoded((U8, order)),
-        "features": encoded((U64, features)),
-        "object_prefix": encoded((str, object_prefix)),
-        "snap_seq": encoded((U64, 0)),
+        "size": encode_values((U64, size)),
+        "order": encode_values((U8, order)),
+        "features": encode_values((U64, features)),
+        "object_prefix": encode_values((str, object_prefix)),
+        "snap_seq": encode_values((U64, 0)),
         "create_timestamp": now,
         "access_timestamp": now,
         "modify_timestamp": now,
     }
     if data_pool_id != -1:
-        values["data_pool_id"] = encoded((S64, data_pool_id))
+        values["data_pool_id"] = encode_values((S64, data_pool_id))
     context.omap_set(values)
 
 
@@ -112,7 +111,7 @@ def _create(
 def _get_features(context: MethodContext, _snap_id: int, read_only: bool) -> bytes:
     features = read_key(context, "features", U64)
     incompatible = features & (FEATURES_INCOMPATIBLE if read_only else FEATURES_RW_INCOMPATIBLE)
-    return encoded((U64, features), (U64, incompatible))
+    return encode_values((U64, features), (U64, incompatible))
 
 
 @_REGISTRY.writes("set_features", U64, U64)
@@ -128,14 +127,14 @@ def _set_features(context: MethodContext, features: int, mask: int) -> None:
 
 @_REGISTRY.reads("get_all_features")
 def _get_all_features(_context: MethodContext) -> bytes:
-    return encoded((U64, FEATURES_ALL))
+    return encode_values((U64, FEATURES_ALL))
 
 
 @_REGISTRY.reads("get_size", U64)
 def _get_size(context: MethodContext, snap_id: int) -> bytes:
     order = read_key(context, "order", U8)
     size = read_key(context, "size", U64) if snap_id == NO_SNAP else read_snapshot(context, snap_id).image_size
-    return encoded((U8, order), (U64, size))
+    return encode_values((U8, order), (U64, size))
 
 
 @_REGISTRY.writes("set_size", U64)
@@ -150,12 +149,12 @@ def _set_size(context: MethodContext, size: int) -> None:
 
 @_REGISTRY.reads("get_object_prefix")
 def _get_object_prefix(context: MethodContext) -> bytes:
-    return encoded((str, read_key(context, "object_prefix", str)))
+    return encode_values((str, read_key(context, "object_prefix", str)))
 
 
 @_REGISTRY.reads("get_data_pool")
 def _get_data_pool(context: MethodContext) -> bytes:
-    return encoded((S64, find_key(context, "data_pool_id", S64, -1)))
+    return encode_values((S64, find_key(context, "data_pool_id", S64, -1)))
 
 
 @_REGISTRY.reads("get_stripe_unit_count")
@@ -164,7 +163,7 @@ def _get_stripe_unit_count(context: MethodContext) -> bytes:
     unit = find_key(context, "stripe_unit", U64)
     if unit is None:
         unit = 1 << read_key(context, "order", U8)
-    return encoded((U64, unit), (U64, find_key(context, "stripe_count", U64, 1)))
+    return encode_values((U64, unit), (U64, find_key(context, "stripe_count", U64, 1)))
 
 
 @_REGISTRY.writes("set_stripe_unit_count", U64, U64)
@@ -175,13 +174,13 @@ def _set_stripe_unit_count(context: MethodContext, unit: int, count: int) -> Non
     require_feature(context, Feature.STRIPINGV2)
     if (1 << read_key(context, "order", U8)) % unit:
         raise failure(context, errno.EINVAL, "the stripe unit must divide the object size")
-    context.omap_set({"stripe_unit": encoded((U64, unit)), "stripe_count": encoded((U64, count))})
+    context.omap_set({"stripe_unit": encode_values((U64, unit)), "stripe_count": encode_values((U64, count))})
 
 
 @_REGISTRY.reads("get_flags", U64)
 def _get_flags(context: MethodContext, snap_id: int) -> bytes:
     flags = find_key(context, "flags", U64, 0) if snap_id == NO_SNAP else read_snapshot(context, snap_id).flags
-    return encoded((U64, flags))
+    return encode_values((U64, flags))
 
 
 @_REGISTRY.writes("set_flags", U64, U64, Optional(U64, NO_SNAP))
@@ -196,7 +195,7 @@ def _set_flags(context: MethodContext, flags: int, mask: int, snap_id: int) -> N
 
 @_REGISTRY.reads("op_features_get")
 def _op_features_get(context: MethodContext) -> bytes:
-    return encoded((U64, find_key(context, "op_features", U64, 0)))
+    return encode_values((U64, find_key(context, "op_features", U64, 0)))
 
 
 @_REGISTRY.writes("op_features_set", U64, U64)
@@ -211,7 +210,7 @@ def _declare_timestamps() -> None:
         key = f"{which}_timestamp"
 
         def get(context: MethodContext, key: str = key) -> bytes:
-            return encoded((Time, find_key(context, key, Time, Time())))
+            return encode_values((Time, find_key(context, key, Time, Time())))
 
         def put(context: MethodContext, key: str = key) -> None:
             require_exists(context)
@@ -228,12 +227,12 @@ _declare_timestamps()
 @_REGISTRY.reads("metadata_list", str, U64)
 def _metadata_list(context: MethodContext, start_after: str, max_return: int) -> bytes:
     pairs = list_keys(context, _METADATA, start_after, max_return or _METADATA_PAGE)
-    return encoded((dict[str, bytes], pairs))
+    return encode_values((dict[str, bytes], pairs))
 
 
 @_REGISTRY.reads("metadata_get", str)
 def _metadata_get(context: MethodContext, key: str) -> bytes:
-    return encoded((bytes, context.omap_get(_METADATA + key)))
+    return encode_values((bytes, context.omap_get(_METADATA + key)))
 
 
 @_REGISTRY.writes("metadata_set", dict[str, bytes])
@@ -249,7 +248,7 @@ def _metadata_remove(context: MethodContext, key: str) -> None:
 
 @_REGISTRY.reads("image_group_get")
 def _image_group_get(context: MethodContext) -> bytes:
-    return encoded((GroupSpec, find_key(context, "rbd_group_ref", GroupSpec, GroupSpec(-1, ""))))
+    return encode_values((GroupSpec, find_key(context, "rbd_group_ref", GroupSpec, GroupSpec(-1, ""))))
 
 
 @_REGISTRY.reads("migration_get")

@@ -18,7 +18,6 @@ from rbdfs.local.classes.stored import (
 from rbdfs.local.classes.support import (
     Optional,
     Registry,
-    encoded,
     failure,
     find_key,
     has_key,
@@ -26,7 +25,7 @@ from rbdfs.local.classes.support import (
     require_exists,
     write_key,
 )
-from rbdfs.wire import U64
+from rbdfs.wire import U64, encode_values
 
 _REGISTRY = Registry("rbd")
 METHODS = _REGISTRY.methods
@@ -56,7 +55,7 @@ def _parent_overlap_get(context: MethodContext, snap_id: int) -> bytes:
             overlap = snap.parent_overlap
             if overlap is None and snap.parent.spec.exists():
                 overlap = snap.parent.head_overlap
-    return encoded((U64 | None, overlap))
+    return encode_values((U64 | None, overlap))
 
 
 @_REGISTRY.writes("parent_attach", ParentImageSpec, U64, Optional(bool, False))
@@ -142,7 +141,7 @@ def _children_list(context: MethodContext, snap_id: int) -> bytes:
 
 
 def _v1_key(pool_id: int, image_id: str, snap_id: int) -> str:
-    return encoded((U64, pool_id), (str, image_id), (U64, snap_id)).decode("utf-8", "surrogateescape")
+    return encode_values((U64, pool_id), (str, image_id), (U64, snap_id)).decode("utf-8", "surrogateescape")
 
 
 @_REGISTRY.writes("add_child", U64, str, U64, str)
@@ -168,4 +167,4 @@ def _remove_child(context: MethodContext, pool_id: int, image_id: str, snap_id: 
 
 @_REGISTRY.reads("get_children", U64, str, U64)
 def _get_children(context: MethodContext, pool_id: int, image_id: str, snap_id: int) -> bytes:
-    return encoded((set[str], read_key(context, _v1_key(pool_id, image_id, snap_id), set[str])))
+    return encode_values((set[str], read_key(context, _v1_key(pool_id, image_id, snap_id), set[str])))

@@ -33,7 +33,6 @@ from rbdfs.local.classes.stored import (
 from rbdfs.local.classes.support import (
     Optional,
     Registry,
-    encoded,
     failure,
     find_key,
     list_keys,
@@ -41,7 +40,7 @@ from rbdfs.local.classes.support import (
     require_exists,
     write_key,
 )
-from rbdfs.wire import U8, U64
+from rbdfs.wire import U8, U64, encode_values
 
 _REGISTRY = Registry("rbd")
 METHODS = _REGISTRY.methods
@@ -57,7 +56,7 @@ def _require_snapshot(context: MethodContext, snap_id: int) -> None:
 @_REGISTRY.reads("get_snapcontext")
 def _get_snapcontext(context: MethodContext) -> bytes:
     ids = [int(key, 16) for key in list_keys(context, SNAPSHOT_PREFIX)]
-    return encoded((U64, read_key(context, "snap_seq", U64)), (list[U64], ids[::-1]))
+    return encode_values((U64, read_key(context, "snap_seq", U64)), (list[U64], ids[::-1]))
 
 
 @_REGISTRY.reads("snapshot_get", U64)
@@ -71,13 +70,13 @@ def _snapshot_get(context: MethodContext, snap_id: int) -> bytes:
 @_REGISTRY.reads("get_snapshot_name", U64)
 def _get_snapshot_name(context: MethodContext, snap_id: int) -> bytes:
     _require_snapshot(context, snap_id)
-    return encoded((str, read_snapshot(context, snap_id).name))
+    return encode_values((str, read_snapshot(context, snap_id).name))
 
 
 @_REGISTRY.reads("get_snapshot_timestamp", U64)
 def _get_snapshot_timestamp(context: MethodContext, snap_id: int) -> bytes:
     _require_snapshot(context, snap_id)
-    return encoded((Time, read_snapshot(context, snap_id).timestamp))
+    return encode_values((Time, read_snapshot(context, snap_id).timestamp))
 
 
 @_REGISTRY.writes("snapshot_add", str, U64, Optional(SnapNamespace, USER))
@@ -161,7 +160,7 @@ def _get_protection_status(context: MethodContext, snap_id: int) -> bytes:
     snap = read_snapshot(context, snap_id)
     if snap.protection > max(Protection):
         raise failure(context, errno.EIO, f"snapshot {snap.name} has protection {snap.protection}")
-    return encoded((U8, snap.protection))
+    return encode_values((U8, snap.protection))
 
 
 @_REGISTRY.writes("set_protection_status", U64, U8)
@@ -176,7 +175,7 @@ def _set_protection_status(context: MethodContext, snap_id: int, status: int) ->
 
 @_REGISTRY.reads("snapshot_get_limit")
 def _snapshot_get_limit(context: MethodContext) -> bytes:
-    return encoded((U64, find_key(context, _SNAP_LIMIT, U64, UNLIMITED)))
+    return encode_values((U64, find_key(context, _SNAP_LIMIT, U64, UNLIMITED)))
 
 
 @_REGISTRY.writes("snapshot_set_limit", U64)

@@ -12,8 +12,8 @@ from rbdfs.cls.rbd_types import NO_SNAP, USER, ParentImageSpec, Protection, Snap
 from rbdfs.cls.types import Time
 from rbdfs.errors import Corrupt, WireError
 from rbdfs.local.classes.context import MethodContext
-from rbdfs.local.classes.support import encoded, find_key, list_keys, write_key
-from rbdfs.wire import U8, U32, U64, Cursor, codec_of, envelope
+from rbdfs.local.classes.support import find_key, list_keys, write_key
+from rbdfs.wire import U8, U32, U64, Cursor, codec_of, encode_values, envelope
 
 SNAPSHOT_PREFIX = "snapshot_"
 PARENT = "parent"
@@ -35,7 +35,7 @@ class StoredParent:
         """Append the encoding to `out`, in the form of Nautilus and later."""
         with envelope(out, 2, 2):
             self.spec.encode_fields(out)
-            out += encoded((U64 | None, self.head_overlap))
+            out += encode_values((U64 | None, self.head_overlap))
 
     @classmethod
     def decode(cls, cursor: Cursor) -> Self:
@@ -70,9 +70,9 @@ class StoredSnapshot:
     def encode(self, out: bytearray) -> None:
         """Append the encoding to `out`, in the form of Nautilus and later."""
         with envelope(out, 8, 8):
-            out += encoded((U64, self.id), (str, self.name), (U64, self.image_size))
-            out += encoded((U8, self.protection), (U64, self.flags), (SnapNamespace, self.namespace))
-            out += encoded((Time, self.timestamp), (U32, self.child_count), (U64 | None, self.parent_overlap))
+            out += encode_values((U64, self.id), (str, self.name), (U64, self.image_size))
+            out += encode_values((U8, self.protection), (U64, self.flags), (SnapNamespace, self.namespace))
+            out += encode_values((Time, self.timestamp), (U32, self.child_count), (U64 | None, self.parent_overlap))
 
     @classmethod
     def decode(cls, cursor: Cursor) -> Self:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rbdfs.errors import Corrupt, InvalidArgument, NotFound, RbdfsError, WireError, from_result
 from rbdfs.local.classes.context import Method, MethodContext, Methods
-from rbdfs.wire import Cursor, codec_of
+from rbdfs.wire import Cursor, codec_of, encode_values
 
 
 class Optional(NamedTuple):
@@ -84,14 +84,6 @@ def failure(context: MethodContext, number: int, what: str) -> RbdfsError:
     return from_result(-number, f"{context.object_name}: {what}")
 
 
-def encoded(*pairs: tuple[Any, Any]) -> bytes:
-    """The encoding of (annotated type, value) pairs, one after the other."""
-    out = bytearray()
-    for hint, value in pairs:
-        codec_of(hint)[0](value, out)
-    return bytes(out)
-
-
 def read_key(context: MethodContext, key: str, hint: Any) -> Any:
     """A value of the object's omap, decoded; NotFound where object or key is missing, Corrupt where it is damaged."""
     return decoded(context, key, context.omap_get(key), hint)
@@ -115,7 +107,7 @@ def decoded(context: MethodContext, key: str, value: bytes, hint: Any) -> Any:
 
 def write_key(context: MethodContext, key: str, hint: Any, value: Any) -> None:
     """Set a value of the object's omap."""
-    context.omap_set({key: encoded((hint, value))})
+    context.omap_set({key: encode_values((hint, value))})
 
 
 def has_key(context: MethodContext, key: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rbdfs.cls import directory, lock, object_map, rbd
-from rbdfs.cls.query import Query, arguments
+from rbdfs.cls.query import Query
 from rbdfs.cls.rbd_types import (
     NO_SNAP,
     UNLIMITED,
@@ -33,7 +33,7 @@ from rbdfs.cls.rbd_types import (
 from rbdfs.cls.types import EntityAddress, EntityName, Time
 from rbdfs.local.classes.stored import StoredSnapshot
 from rbdfs.rados.ops import Call, WriteFull
-from rbdfs.wire import U64, Cursor
+from rbdfs.wire import U64, Cursor, encode_values
 
 TRANSCRIPT = Path(__file__).with_name("transcript.json")
 
@@ -136,7 +136,7 @@ def snapshots() -> Iterator[Item]:
         "header",
         *(rbd.add_snapshot(4, "s1"), rbd.add_snapshot(4, "s2"), rbd.add_snapshot(3, "s2"), rbd.add_snapshot(5, "s1")),
         *(rbd.add_snapshot(NO_SNAP, "s1"), rbd.add_snapshot(5, "s2"), rbd.add_snapshot(6, "g", group)),
-        *(rbd.add_snapshot(7, "g", SnapNamespace(9)), raw("snapshot_add", arguments((str, "zz"), (U64, 8)))),
+        *(rbd.add_snapshot(7, "g", SnapNamespace(9)), raw("snapshot_add", encode_values((str, "zz"), (U64, 8)))),
         *(rbd.get_snapcontext(), rbd.get_snapshot(4), rbd.get_snapshot(6), rbd.get_size(4), rbd.get_flags(5)),
         *(raw("get_snapshot_name", struct.pack("<Q", 5)), raw("get_snapshot_timestamp", struct.pack("<Q", 5))),
         *(rbd.get_parent_overlap(5), rbd.set_flags(1, 1, 5), rbd.rename_snapshot(5, "s1"), rbd.rename_snapshot(5, "n")),
@@ -183,8 +183,8 @@ def parents() -> Iterator[Item]:
         *(rbd.create(1 << 20, 22, 4, "q"), rbd.attach_parent(parent, 1 << 20), rbd.detach_parent(), rbd.get_parent()),
         *(rbd.get_parent_overlap(), rbd.set_protection_status(4, 2), rbd.get_parent_overlap(7)),
     )
-    spec = arguments((U64, 2), (str, "parent"), (U64, 9))
-    a, b, c = (spec + arguments((str, child)) for child in "abc")
+    spec = encode_values((U64, 2), (str, "parent"), (U64, 9))
+    a, b, c = (spec + encode_values((str, child)) for child in "abc")
     yield from on(
         "children",
         *(raw("get_children", spec), raw("add_child", b), raw("add_child", a), raw("add_child", a)),
@@ -272,7 +272,7 @@ def data_objects() -> Iterator[Item]:
     """Copying up."""
 
     def sparse(extents: dict[int, int], data: bytes) -> Call:
-        return raw("sparse_copyup", arguments((dict[U64, U64], extents), (bytes, data)))
+        return raw("sparse_copyup", encode_values((dict[U64, U64], extents), (bytes, data)))
 
     yield from on("copyup", raw("copyup", b"abc"), raw("copyup", b"xyzz"))
     yield from on("copyup2", raw("copyup"))
