@@ -192,6 +192,12 @@ def test_metadata_is_set_listed_and_removed(pool: Run) -> None:
     assert pool("image-meta", "ls", "data/a", "--format", "json").out == '{"k2":"v2"}\n'
 
 
+def test_errors_about_an_image_of_a_namespace_say_so(pool: Run) -> None:
+    pool("namespace", "create", "data/ns")
+    pool("create", "data/ns/vm", "-s", "1M")
+    assert "data/ns/vm@a" in pool("snap", "rm", "--no-progress", "data/ns/vm@a").err
+
+
 def test_namespace_option_goes_with_a_pool_that_is_named(pool: Run) -> None:
     pool("namespace", "create", "data/ns")
     pool("create", "data/a", "-s", "1M")

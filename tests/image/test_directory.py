@@ -2,11 +2,23 @@
 
 import pytest
 from image.conftest import MIB, Pools, until
+from image.faulty import FaultyIoCtx
 
 from rbdfs.cls import directory as cls_directory
 from rbdfs.cls.notify import HeaderUpdate
 from rbdfs.cls.query import change
-from rbdfs.errors import Busy, Exists, Gone, InvalidArgument, NotEmpty, NotFound, NotSupported, OutOfDomain, ReadOnly
+from rbdfs.errors import (
+    Busy,
+    Exists,
+    Gone,
+    InvalidArgument,
+    NotEmpty,
+    NotFound,
+    NotSupported,
+    OutOfDomain,
+    ReadOnly,
+    TimedOut,
+)
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature
 from rbdfs.image.header import read_header
@@ -76,6 +88,15 @@ async def test_an_image_that_may_not_be_written_keeps_its_name(pools: Pools) -> 
         with pytest.raises(ReadOnly, match="non-primary"):
             await directory.rename(ioctx, "vm", "new")
         assert list(await directory.list_images(ioctx)) == ["vm"]
+
+
+async def test_a_rename_has_succeeded_though_nobody_could_be_told(pools: Pools) -> None:
+    async with pools.client() as inner:
+        image_id = await directory.create(inner, "old", MIB)
+        ioctx = FaultyIoCtx(inner)
+        ioctx.rule = lambda name, _op: TimedOut("no answer") if name == "notify" else None
+        await directory.rename(ioctx, "old", "new")
+        assert await directory.list_images(inner) == {"new": image_id}
 
 
 async def test_rename_interrupted_before_the_directory_can_be_done_again(pools: Pools) -> None:
