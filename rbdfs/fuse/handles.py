@@ -39,6 +39,9 @@ class FileContent(Protocol):
     async def write_zeroes(self, offset: int, length: int) -> None:
         """Zero a range, freeing what can be freed."""
 
+    async def grow(self, size: int) -> None:
+        """Make it at least that large."""
+
     async def resize(self, size: int) -> None:
         """Set the size."""
 

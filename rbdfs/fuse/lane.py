@@ -293,7 +293,7 @@ class DataLane:
         if not keeps_size and end > content.size:  # nothing is reserved: images are thin
             with handle.file.resizing():
                 handle.file.wrote_to(end)
-                await content.resize(end)
+                await content.grow(end)
 
     def _lseek(self, unique: int, _opcode: int, _node_id: int, fh: int, _o: int, _s: int, _flags: int) -> None:
         request = LSEEK_IN.unpack_from(self._device.head, IN_HEADER.size)

@@ -128,6 +128,14 @@ class Image(ImageCore):
             on_progress,
         )
 
+    async def grow(self, size: int) -> None:
+        """Make it at least that large; what it has become meanwhile is not cut off."""
+        if size > self.size:
+            self.timestamps.note_modify()
+            await self._reach(size)
+            self._grown_to = 0  # a write past the end that fails does not take this back
+            await self.announce_rest()
+
     async def copy_range(self, source: "Image", source_offset: int, offset: int, length: int) -> int:
         """Copy bytes of an image, sharing them where the store can; gives how many: fewer where the source ends."""
         length = min(length, source.size - source_offset)

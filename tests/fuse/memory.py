@@ -50,6 +50,9 @@ class MemoryContent:
         end = min(offset + length, len(self.data))
         self.data[offset:end] = bytes(end - offset)
 
+    async def grow(self, size: int) -> None:
+        self.data.extend(bytes(max(size - len(self.data), 0)))
+
     async def resize(self, size: int) -> None:
         del self.data[size:]
         self.data.extend(bytes(size - len(self.data)))

@@ -91,6 +91,24 @@ async def test_many_submitted_writes_all_complete(pools: Pools) -> None:
             assert sorted(b"".join(buffers) for buffers in reads if isinstance(buffers, list)) == expected
 
 
+async def test_growing_does_not_cut_off_what_is_written_meanwhile(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", 0)
+        async with open_image(ioctx, "vm") as image:
+            outcomes: list[object] = []
+            for number in range(10):
+                image.submit_write(number * MIB, b"x" * MIB, outcomes.append)
+            assert image.size == 0
+            await image.grow(5 * MIB)
+            await until(lambda: len(outcomes) == 10)
+            assert outcomes == [None] * 10
+            assert image.size == 10 * MIB
+            await image.grow(12 * MIB)
+            await image.grow(11 * MIB)
+            assert image.size == 12 * MIB
+            assert await image.read(9 * MIB, 2 * MIB) == b"x" * MIB + bytes(MIB)
+
+
 async def test_snapshot_cannot_be_written(pools: Pools) -> None:
     async with pools.client() as ioctx:
         await directory.create(ioctx, "vm", MIB)
