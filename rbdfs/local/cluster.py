@@ -37,7 +37,7 @@ _PROPERTIES = StoreProperties(
     needs_alloc_hint=False,
 )
 _LIST_PAGE = 1000
-_PATIENCE = 10.0  # seconds for an owner to come, to go or to answer
+_PATIENCE = 10.0  # seconds for an owner to come or to answer, where we come anew
 _RETRY = 0.05  # seconds
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class LocalCluster:
             store.make_directory(self._path)
         else:
             store.require_store(self._path)
-        reached = await self._reach()
+        reached = await self._reach(_PATIENCE)
         if isinstance(reached, Lock):
             self._own(reached)
         else:
@@ -124,10 +124,10 @@ class LocalCluster:
             self._nursery.start_soon(self._attend, remote)
             self._nursery.start_soon(remote.ping)
 
-    async def _reach(self) -> Lock | Link:
-        """The store's lock, or a link to the process that has it."""
+    async def _reach(self, patience: float) -> Lock | Link:
+        """The store's lock, or a link to the process that has it, after at most so many seconds; else Busy."""
         reason = "does not let anybody in"
-        with trio.move_on_after(_PATIENCE):
+        with trio.move_on_after(patience):
             while True:
                 if (lock := Lock.take(self._path)) is not None:
                     return lock
@@ -201,7 +201,7 @@ class LocalCluster:
                 remote.lose_watches()
                 return
             try:
-                reached = await self._reach()
+                reached = await self._reach(math.inf)  # an owner that goes, or comes after a crash, has its reasons
                 session = self._own(reached) if isinstance(reached, Lock) else None
             except RbdfsError as err:
                 log.error("%s: lost: %s", self._path, err)
@@ -224,14 +224,17 @@ class LocalCluster:
                 await self.backend.flush()  # this process may be the owner afterwards
         self._leaving = True
         if self._owner is not None:
-            try:
-                if self._server is not None:
-                    await self._server.close(self._owner.flush)
-            finally:
-                self._identity.refusal = StoreFailure(f"{self._path}: the store has been closed")
-                await self._owner.close()
+            if self._server is not None:
+                await self._server.close(self._close_owner)
+            else:
+                await self._close_owner()
         elif isinstance(self.backend, Remote):
             self.backend.close()
+
+    async def _close_owner(self) -> None:
+        assert self._owner is not None
+        self._identity.refusal = StoreFailure(f"{self._path}: the store has been closed")
+        await self._owner.close()
 
     @property
     def properties(self) -> StoreProperties:

@@ -91,10 +91,6 @@ class Owner:
         """A client's way to the engine."""
         return Session(self.path, self.engine, self.housekeeping, client)
 
-    async def flush(self) -> None:
-        """Make durable what has been done."""
-        await self.engine.journal.flush()
-
     async def close(self) -> None:
         """Flush and close; the lock is free afterwards."""
         self._keeping.cancel()

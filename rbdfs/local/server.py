@@ -85,18 +85,21 @@ class Server:
             link.close()
             nursery.cancel_scope.cancel()
 
-    async def close(self, make_durable: Callable[[], Awaitable[None]]) -> None:
-        """Let nobody in, finish what is under way, make it durable, and say goodbye."""
+    async def close(self, close_owner: Callable[[], Awaitable[None]]) -> None:
+        """Let nobody in, finish what is under way, close the owner, and say goodbye.
+
+        Whoever is not told goodbye takes it that what was not flushed is lost: as it is where closing failed.
+        """
         self._path.unlink(missing_ok=True)
         for seat in self._seats:
             seat.stop()
         for seat in list(self._seats):
             await seat.stopped.wait()
         try:
-            await make_durable()
-        finally:
-            for seat in list(self._seats):
+            await close_owner()
+            for seat in self._seats:
                 seat.say_goodbye()
+        finally:
             with trio.move_on_after(_FAREWELL):
                 for seat in list(self._seats):
                     await seat.link.drain()

@@ -1,26 +1,32 @@
 """Several processes on one store: who owns it, who is attached, and what happens when the owner goes or dies."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from rbdfs.errors import Busy, StoreFailure
-from rbdfs.local import cluster as cluster_module, remote, store
+from rbdfs.local import cluster as cluster_module, engine as engine_module, remote, store
 from rbdfs.local.cluster import LocalCluster, open_store
+from rbdfs.local.engine import Engine
+from rbdfs.local.media import Media
 from rbdfs.local.remote import Remote
 from rbdfs.local.session import Session
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx, WatchEvent, WatchLost
-from rbdfs.rados.ops import Create, WriteOp
+from rbdfs.rados.ops import Append, Create, Reply, Write, WriteOp
 
 ROOT = Path(__file__).parents[2]
+MIB = 1 << 20
 
 
 class OwnerProcess:
@@ -54,6 +60,35 @@ def owner(tmp_path: Path) -> Iterator[OwnerProcess]:
     process = OwnerProcess(tmp_path / "store")
     yield process
     process.end()
+
+
+@contextlib.asynccontextmanager
+async def open_owner(path: Path) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """A store with a pool, open in a task of its own; gives what makes that leave, and waits until it has."""
+    opened, leaving, left = trio.Event(), trio.Event(), trio.Event()
+    failures: list[BaseException] = []
+
+    async def own() -> None:
+        try:
+            async with open_store(path, create=True) as cluster:
+                await cluster.create_pool("rbd")
+                opened.set()
+                await leaving.wait()
+        except StoreFailure as err:
+            failures.append(err)
+        left.set()
+
+    async def leave() -> None:
+        leaving.set()
+        await left.wait()
+        if failures:
+            raise failures.pop()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(own)
+        await opened.wait()
+        yield leave
+        leaving.set()
 
 
 async def until_owner(cluster: LocalCluster) -> None:
@@ -109,6 +144,69 @@ async def test_ops_during_the_change_of_owners_are_done_once_each(tmp_path: Path
                 await ioctx.operate(f"o.{number:03}", WriteOp([Create(exclusive=True)]))
             await until_owner(cluster)
             assert len([name async for name in ioctx.list_objects()]) == 200
+
+
+async def test_owner_that_cannot_flush_does_not_leave_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync(_self: Media) -> None:
+        raise StoreFailure("a bad sector")
+
+    async with open_owner(tmp_path / "store") as leave:
+        async with open_store(tmp_path / "store") as cluster:
+            ioctx = await cluster.open_pool("rbd")
+            await calls.write(ioctx, "o", 0, b"taken, and not flushed")
+            with monkeypatch.context() as broken:
+                broken.setattr(Media, "sync", sync)
+                with pytest.raises(StoreFailure, match="a bad sector"):
+                    await leave()
+            with pytest.raises(StoreFailure):
+                await ioctx.flush()
+            with contextlib.suppress(StoreFailure):  # of closing it
+                await cluster.leave()
+
+
+async def test_owner_may_take_its_time_to_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    close_engine = store.close_engine
+
+    async def close_slowly(engine: Engine) -> None:
+        await trio.sleep(1)
+        await close_engine(engine)
+
+    monkeypatch.setattr(cluster_module, "_PATIENCE", 0.2)
+    async with open_owner(tmp_path / "store") as leave, open_store(tmp_path / "store") as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"before")
+        monkeypatch.setattr(store, "close_engine", close_slowly)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+            await trio.sleep(0.1)
+            await calls.write(ioctx, "o", 0, b"during")
+        monkeypatch.setattr(store, "close_engine", close_engine)
+        await until_owner(cluster)
+        assert await calls.read(ioctx, "o", 0, 0) == b"during"
+
+
+async def test_what_waits_when_the_owner_leaves_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An op waits behind a write in a thread: the owner does it, and says so."""
+    write = Media.write
+
+    def write_slowly(self: Media, offset: int, data: Any) -> None:
+        if len(data) == MIB:
+            time.sleep(0.3)
+        write(self, offset, data)
+
+    async with open_owner(tmp_path / "store") as leave, open_store(tmp_path / "store") as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"a" * MIB)
+        monkeypatch.setattr(Media, "write", write_slowly)
+        monkeypatch.setattr(engine_module, "_PROBE", 1)
+        outcomes: list[object] = []
+        ioctx.submit("o", WriteOp([Write(0, b"b" * MIB)]), outcomes.append)
+        ioctx.submit("o", WriteOp([Append(b"once")]), outcomes.append)
+        await trio.sleep(0.1)
+        await leave()
+        await until_owner(cluster)
+        assert [type(outcome) for outcome in outcomes] == [Reply, Reply]
+        assert await calls.read(ioctx, "o", 0, 0) == b"b" * MIB + b"once"
 
 
 async def test_watch_is_lost_with_the_owner(owner: OwnerProcess, tmp_path: Path) -> None:
