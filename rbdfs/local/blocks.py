@@ -18,6 +18,7 @@ What always holds (a *generation* is what one commit makes durable):
 
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from rbdfs.errors import Corrupt, NoSpace
@@ -54,7 +55,7 @@ class Blocks:
         self._grow = grow
         self._pages: dict[int, array[int]] = {}
         self._dirty: set[int] = set()
-        self._committing: set[int] = set()
+        self._committing: Counter[int] = Counter()  # pages: how many generations that are not durable have them
         self._free = [
             bytearray(free.get(number, _FREE_CHUNK * CHUNKS_PER_PAGE)) for number in range(max(free, default=-1) + 1)
         ]
@@ -245,7 +246,7 @@ class Blocks:
             page = self._pages[number]
             batch.pages.append((number, _free_per_chunk(page), stored_array(page)))
         settlement = Settlement(self, self._freed, self._loosened, self._dirty)
-        self._committing |= self._dirty
+        self._committing.update(self._dirty)
         self._freed, self._loosened, self._dirty = [], [], set()
         return settlement
 
@@ -332,7 +333,7 @@ class Settlement:
         for block in self._loosened:
             blocks._thaw(block)
         blocks._freed += self._later  # a thread still reads them, or they are not punched
-        blocks._committing -= self._pages
+        blocks._committing -= Counter(self._pages)
 
 
 def block_array(stored: bytes) -> "array[int]":

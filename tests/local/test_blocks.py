@@ -5,6 +5,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rbdfs.errors import NoSpace
+from rbdfs.local import blocks as blocks_module
 from rbdfs.local.batch import Batch
 from rbdfs.local.blocks import CHUNK, PAGE, Blocks, Settlement
 
@@ -154,3 +155,18 @@ def test_file_that_cannot_grow_is_filled_to_the_last_block() -> None:
     assert found == set(range(1, limit))
     with pytest.raises(NoSpace):
         blocks.allocate(0, 1, 0)
+
+
+def test_a_page_of_two_generations_stays_until_both_are_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks_module, "PAGES_KEPT", 1)
+    stored: dict[int, bytes] = {}
+    blocks = Blocks({}, stored.get, lambda count: None)
+    older, newer = Batch(), Batch()
+    first, _ = blocks.allocate(0, 1, 0)
+    settlement = blocks.take(older)
+    second, _ = blocks.allocate(1, 1, first + 1)
+    blocks.take(newer)
+    stored.update((number, counts) for number, _, counts in older.pages)
+    settlement.settle()
+    blocks.is_exclusive(PAGE)  # brings another page in, and sends one away
+    assert blocks.is_exclusive(second)
