@@ -39,10 +39,21 @@ _ROOM_SECONDS = 0.1
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+_libc.fstatfs.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _libc.syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
 _libc.syscall.restype = ctypes.c_long
 _CacheStatRange = ctypes.c_uint64 * 2  # linux/mman.h: struct cachestat_range, offset and length
 _CacheStat = ctypes.c_uint64 * 5  # struct cachestat, of which the first is the number of pages in memory
+
+
+# linux/magic.h: ext2, ext3 and ext4, XFS, tmpfs. Others may need room for what is written over, and not know how much.
+_IN_PLACE = {0xEF53, 0x58465342, 0x01021994}
+
+
+def _filesystem(descriptor: int) -> int:
+    """The kind of filesystem that a file is in (fstatfs(2): f_type, the first number); 0 where it cannot be told."""
+    found = (ctypes.c_long * 32)()
+    return found[0] if _libc.fstatfs(descriptor, found) == 0 else 0
 
 
 class Media:
@@ -54,6 +65,7 @@ class Media:
         self._can_punch = True
         self._can_nowait = True
         self._can_tell_cached = True
+        self._overwrites_in_place = _filesystem(self._fd) in _IN_PLACE
         self._has_plenty = False
         self._room_asked = float("-inf")
         self.syncs = 0
@@ -146,7 +158,9 @@ class Media:
             _libc.fallocate(self._fd, _KEEP_SIZE, offset, length)  # a failure costs time, nothing else
 
     def has_plenty_of_room(self) -> bool:
-        """Whether no write can run out of room; asked anew ten times a second, which no disk fills so much in."""
+        """Whether no overwrite can run out of room; asked anew ten times a second, which no disk fills so much in."""
+        if not self._overwrites_in_place:
+            return False
         now = time.monotonic()
         if now >= self._room_asked + _ROOM_SECONDS:
             room = os.fstatvfs(self._fd)
