@@ -17,6 +17,7 @@ STATEMENTS = {
     "delete_omaps": "DELETE FROM omap WHERE object = ? AND clone = ?",
     "delete_pairs": "DELETE FROM omap WHERE object = ? AND clone = ? AND key = ?",
     "delete_pools": "DELETE FROM pool WHERE id = ?",
+    "delete_removed": "DELETE FROM removed_snap WHERE pool = ?",
     "delete_families": "DELETE FROM family WHERE pool = ? AND namespace = ? AND prefix = ?",
     "objects": "INSERT OR REPLACE INTO object VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
     "clones": "INSERT OR REPLACE INTO clone VALUES (?,?,?,?,?,?,?,?,?,?)",
@@ -41,6 +42,7 @@ class Batch:
     delete_omaps: list[Row] = field(default_factory=list)
     delete_pairs: list[Row] = field(default_factory=list)
     delete_pools: list[Row] = field(default_factory=list)
+    delete_removed: list[Row] = field(default_factory=list)
     delete_families: list[Row] = field(default_factory=list)
     objects: list[Row] = field(default_factory=list)
     clones: list[Row] = field(default_factory=list)

@@ -45,7 +45,7 @@ from rbdfs.local.reserve import Reserve
 from rbdfs.local.watches import Watches
 from rbdfs.local.write_behind import WriteBehind
 from rbdfs.rados.api import OnComplete, Outcome
-from rbdfs.rados.ops import HEAD, Call, Read, ReadOp, Reply, SparseRead, Write, WriteOp
+from rbdfs.rados.ops import HEAD, Call, PoolId, Read, ReadOp, Reply, SparseRead, Write, WriteOp
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class Engine:
         self.blocks = Blocks(free, self._load_page, self._grow_file, lambda: reserve.is_intact)
         self.families = Families(database)
         self.pools: dict[int, Pool] = {}
+        self.last_pool_id = PoolId(0)
         self.dirty_pools: set[Pool] = set()
         self.extra = Batch()  # rows of the next batch that no object has
         self.watches = Watches()
@@ -239,8 +240,13 @@ class Engine:
             obj.writing -= 1
             if error is None:
                 self._touch(obj, head)
+            is_last = not obj.writing
+            if is_last and obj.waiting is None:
+                obj.waiting = (
+                    deque()
+                )  # what `on_complete` submits waits for `_go_on`, the only one that starts ops here
             on_complete(error or Reply([None], obj.version))
-            if not obj.writing:
+            if is_last:
                 self._go_on(obj)
 
         self._direct.write_in_thread(step, plan, self.writer, done)
@@ -445,7 +451,7 @@ class Engine:
         batch, self.extra = self.extra, Batch()
         on_durable = self.objects.take(batch)
         for pool in self.dirty_pools:
-            if pool.id in self.pools:
+            if self.pools.get(pool.id) is pool:
                 batch.pools.append((pool.id, pool.name, pool.snap_seq, pool.used, pool.objects))
         self.dirty_pools = set()
         self.families.put(batch)

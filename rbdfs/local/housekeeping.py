@@ -10,7 +10,7 @@ import time
 import trio
 import trio.lowlevel
 
-from rbdfs.errors import Exists, NotFound, PoolNotFound, RbdfsError
+from rbdfs.errors import Exists, NoSpace, NotFound, PoolNotFound, RbdfsError
 from rbdfs.local import snapshots
 from rbdfs.local.engine import Client, Engine
 from rbdfs.local.objects import State, load_key
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _PAGE = 256  # objects between two looks at the rest of the world
 _WATCH_CHECK = 1.0  # seconds
+_ROOM_RETRY = 5.0  # seconds
 
 
 class Housekeeping:
@@ -37,7 +38,8 @@ class Housekeeping:
         for pool_id, snap in engine.database.rows(
             "SELECT DISTINCT pool, snap FROM snapmap JOIN removed_snap USING (pool, snap)"
         ):
-            self._trim_later(engine.pools[pool_id], snap)
+            if pool_id in engine.pools:
+                self._trim_later(engine.pools[pool_id], snap)
 
     async def run(self) -> None:
         """Trim, and drop the watches of the silent, for ever."""
@@ -53,10 +55,12 @@ class Housekeeping:
         """Make a pool."""
         if any(pool.name == name for pool in self._engine.pools.values()):
             raise Exists(f"pool {name} exists")
-        number = PoolId(max(self._engine.pools, default=0) + 1)
-        pool = self._engine.pools[number] = Pool(number, name)
-        self._engine.dirty_pools.add(pool)
-        await self._engine.journal.flush()
+        engine = self._engine
+        engine.last_pool_id = number = PoolId(engine.last_pool_id + 1)  # never one that was another's
+        pool = engine.pools[number] = Pool(number, name)
+        engine.dirty_pools.add(pool)
+        engine.extra.settings.append(("last_pool_id", number))
+        await engine.journal.flush()
         return number
 
     async def remove_pool(self, name: str) -> None:
@@ -69,8 +73,8 @@ class Housekeeping:
         pool.name = f"{REMOVED}{pool.id} {pool.name}"  # so that a crash does not leave half a pool
         engine.dirty_pools.add(pool)
         engine.watches.lose_pool(pool.id)
+        await engine.settle()  # what waits may still make objects, and a thread write into blocks that become free
         await engine.journal.flush()
-        await engine.settle()  # no thread may still write into the blocks that become free
         await self._clear_pool(pool)
 
     async def _finish_removal(self, pool: Pool) -> None:
@@ -92,6 +96,7 @@ class Housekeeping:
         del engine.pools[pool.id]
         engine.families.forget_pool(pool.id)
         engine.extra.delete_pools.append((pool.id,))
+        engine.extra.delete_removed.append((pool.id,))
         await engine.journal.flush()
 
     def _remove_object(self, pool: Pool, row_id: int) -> None:
@@ -150,6 +155,10 @@ class Housekeeping:
                 pool, snap_id = self._to_trim[0]
                 try:
                     await self._trim_snap(pool, snap_id)
+                except NoSpace as err:
+                    log.warning("trimming snapshot %d of pool %s waits for room: %s", snap_id, pool.name, err)
+                    await trio.sleep(_ROOM_RETRY)
+                    continue
                 except RbdfsError as err:  # found again when the store is opened next
                     log.error("trimming snapshot %d of pool %s: %s", snap_id, pool.name, err)
                 del self._to_trim[0]

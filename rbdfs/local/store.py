@@ -122,6 +122,7 @@ def open_engine(path: Path, media: Media | None = None) -> Engine:
         if not settings["clean"]:
             _punch_free_blocks(engine.blocks, media)
         _load_pools(engine)
+        engine.last_pool_id = PoolId(max(settings.get("last_pool_id", 0), *engine.pools, 0))
     except BaseException:
         database.close()
         if media is not None:

@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from rbdfs.errors import NoSpace
+from rbdfs.local import housekeeping
+from rbdfs.local.batch import Batch
 from rbdfs.local.check import check_files
 from rbdfs.local.cluster import open_store
+from rbdfs.local.database import Database
+from rbdfs.local.media import Media
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
-from rbdfs.rados.ops import SnapContext, Truncate, WriteOp
+from rbdfs.rados.ops import SnapContext, Truncate, Write, WriteOp
 
 MIB = 1 << 20
 
@@ -133,3 +138,30 @@ async def test_growing_in_place_without_room_leaves_nothing_behind_the_end(small
         (small_disk / "filler").unlink()
         await ioctx.operate("small", WriteOp([Truncate(65536)]))
         assert await calls.read(ioctx, "small", 0, 0) == b"o" * 4096 + bytes(61440)
+
+
+async def test_trimming_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who removes a snapshot because the disk is full gets the room of it, once there is enough to say so."""
+    monkeypatch.setattr(housekeeping, "_ROOM_RETRY", 0.05)
+
+    def commit(_self: Media, _database: Database, _batch: Batch) -> None:
+        raise NoSpace("no room")
+
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"0" * MIB)
+        snap_id = await ioctx.create_snap_id()
+        await ioctx.operate("o", WriteOp([Write(0, b"1" * MIB)], SnapContext(snap_id, (snap_id,))))
+        await ioctx.flush()
+        assert (await ioctx.usage()).used == 2 * MIB
+        with monkeypatch.context() as full:
+            full.setattr(Media, "commit", commit)
+            await ioctx.remove_snap_id(snap_id)
+            await trio.sleep(0.2)
+        for _ in range(100):
+            await trio.sleep(0.1)
+            if (await ioctx.usage()).used == MIB:
+                break
+        else:
+            pytest.fail("the snapshot's blocks have not become free")

@@ -1,6 +1,7 @@
 """Large overwrites go to a thread, or are answered first; every op finds the object as the ops before it left it."""
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from rbdfs.local.media import Media
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx, Outcome
 from rbdfs.rados.ops import CloneRange, Read, ReadOp, Reply, SnapContext, Truncate, Write, WriteOp, Zero
+from rbdfs.wire import Buffer
 
 SIZE = 1 << 20
 KIB = 1 << 10
@@ -222,3 +224,48 @@ async def test_removed_pool_and_closed_store_wait_for_the_thread(tmp_path: Path)
     assert (await check_store(path)).is_clean
     async with open_store(path) as cluster:
         assert bytes(await calls.read(await cluster.open_pool("kept"), "object", 0, SIZE)) == b"\7" * (SIZE // 2)
+
+
+async def test_what_the_end_of_a_threads_write_submits_is_done_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block to be copied that is not in memory, another write for the thread, and one that keeps a snapshot."""
+    read, read_cached = Media.read, Media.read_cached
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"0" * (SIZE + 64 * KIB))
+        await ioctx.operate("p", WriteOp([CloneRange(0, "o", SIZE, 64 * KIB)]))  # the last block is shared now
+        snap_id = await ioctx.create_snap_id()
+        done = trio.Event()
+        monkeypatch.setattr(engine, "_PROBE", 1)
+        monkeypatch.setattr(Media, "read_cached", lambda *_: False)
+
+        def read_slowly(self: Media, offset: int, view: Buffer) -> None:
+            time.sleep(0.05)
+            read(self, offset, view)
+
+        write = Media.write
+
+        def write_slowly(self: Media, offset: int, data: Buffer) -> None:
+            if len(data) == SIZE and bytes(data[:1]) == b"B":
+                time.sleep(0.3)
+            write(self, offset, data)
+
+        monkeypatch.setattr(Media, "read", read_slowly)
+        monkeypatch.setattr(Media, "write", write_slowly)
+
+        def more(_outcome: Outcome) -> None:
+            ioctx.submit("o", WriteOp([Write(SIZE, b"A" * 4096)]), lambda _: None)
+            ioctx.submit("o", WriteOp([Write(0, b"B" * SIZE)]), lambda _: None)
+            newer = SnapContext(snap_id, (snap_id,))
+            ioctx.submit("o", WriteOp([Write(0, b"C" * 4096)], newer), lambda _: done.set())
+
+        ioctx.submit("o", WriteOp([Write(0, b"1" * SIZE)]), more)
+        await done.wait()
+        await ioctx.flush()
+        monkeypatch.setattr(Media, "read_cached", read_cached)
+        head = await calls.read(ioctx, "o", 0, 0)
+        assert head == b"C" * 4096 + b"B" * (SIZE - 4096) + b"A" * 4096 + b"0" * (60 * KIB)
+        kept = (await ioctx.operate("o", ReadOp([Read(0, 0)], snap_id))).outputs[0]
+        assert bytes(kept) == b"B" * SIZE + b"A" * 4096 + b"0" * (60 * KIB)

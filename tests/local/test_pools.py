@@ -1,0 +1,99 @@
+"""Pools that come and go: nothing of one shows in another, and nothing of one that went is left."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from rbdfs.errors import PoolNotFound
+from rbdfs.image import directory, snapshots
+from rbdfs.image.image import open_image
+from rbdfs.local import engine
+from rbdfs.local.cluster import check_store, open_store
+from rbdfs.local.media import Media
+from rbdfs.rados import calls
+from rbdfs.rados.api import IoCtx
+from rbdfs.rados.ops import HEAD, CloneRange, Write, WriteOp
+
+MIB = 1 << 20
+
+
+async def snapshot_before_a_change(ioctx: IoCtx, name: str) -> None:
+    await directory.create(ioctx, name, MIB)
+    async with open_image(ioctx, name) as image:
+        await image.write(0, b"before")
+        await snapshots.create(image, "s")
+        await image.write(0, b"after!")
+
+
+async def test_snapshots_of_a_new_pool_are_not_those_removed_from_an_older_one(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("old")
+        ioctx = await cluster.open_pool("old")
+        await snapshot_before_a_change(ioctx, "vm")
+        async with open_image(ioctx, "vm") as image:
+            await snapshots.remove(image, "s")
+    async with open_store(path) as cluster:
+        await cluster.remove_pool("old")
+    async with open_store(path) as cluster:
+        await cluster.create_pool("new")
+    async with open_store(path) as cluster:
+        ioctx = await cluster.open_pool("new")
+        await snapshot_before_a_change(ioctx, "vm")
+        async with open_image(ioctx, "vm", snap_name="s") as image:
+            assert await image.read(0, 6) == b"before"
+
+
+async def test_a_handle_on_a_removed_pool_does_not_lead_into_a_new_one(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("old")
+        old = await cluster.open_pool("old")
+        await cluster.remove_pool("old")
+        await cluster.create_pool("new")
+        with pytest.raises(PoolNotFound):
+            await calls.write(old, "o", 0, b"x")
+
+
+async def test_a_pool_made_while_another_one_is_removed_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    for number in range(6):
+        async with open_store(path, create=True) as cluster, trio.open_nursery() as nursery:
+            await cluster.create_pool(f"old{number}")
+            nursery.start_soon(cluster.remove_pool, f"old{number}")
+            for part in range(4):
+                await cluster.create_pool(f"new{number}.{part}")
+    async with open_store(path) as cluster:
+        names = set((await cluster.list_pools()).values())
+    assert names == {f"new{number}.{part}" for number in range(6) for part in range(4)}
+
+
+async def test_what_waits_when_a_pool_is_removed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone waits until a thread has written what it is made of, and the pool goes meanwhile."""
+    path = tmp_path / "store"
+    write = Media.write
+
+    def write_slowly(self: Media, offset: int, data: Any) -> None:
+        if len(data) == MIB:
+            time.sleep(0.2)
+        write(self, offset, data)
+
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "source", 0, b"a" * MIB)
+        monkeypatch.setattr(Media, "write", write_slowly)
+        monkeypatch.setattr(engine, "_PROBE", 1)
+        outcomes: list[object] = []
+        ioctx.submit("source", WriteOp([Write(0, b"b" * MIB)]), outcomes.append)
+        ioctx.submit("target", WriteOp([CloneRange(0, "source", 0, MIB, HEAD)]), outcomes.append)
+        assert not outcomes
+        await cluster.remove_pool("rbd")
+        assert len(outcomes) == 2
+    report = await check_store(path)
+    assert report.is_clean, report.findings
+    assert (report.objects, report.blocks) == (0, 1)  # the header
