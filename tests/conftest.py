@@ -2,7 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterator
 
 import hypothesis
 import pytest
@@ -50,6 +52,19 @@ def _ends_within(seconds: float, test: Callable[..., Awaitable[None]]) -> Callab
             await test(**fixtures)
 
     return bounded
+
+
+@pytest.fixture(autouse=True)
+def _no_complaints(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What rbdfs warns of must match a pattern of `@pytest.mark.complains(...)`; real clusters have their reasons."""
+    yield
+    if request.node.get_closest_marker("cluster") is not None:
+        return
+    expected = [pattern for marker in request.node.iter_markers("complains") for pattern in marker.args]
+    for record in caplog.get_records("call"):
+        if record.levelno >= logging.WARNING and record.name.startswith("rbdfs"):
+            text = record.getMessage()
+            assert any(re.search(pattern, text) for pattern in expected), f"{record.name}: {text}"
 
 
 @pytest.fixture

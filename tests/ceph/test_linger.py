@@ -201,6 +201,7 @@ async def test_a_closed_watch_hears_nothing_more(autojump_clock: object) -> None
         assert not cluster.ops
 
 
+@pytest.mark.complains("is on the cluster's blocklist")
 async def test_a_fenced_client_loses_its_watches() -> None:
     cluster = Peers()
     async with cluster.objecter():

@@ -302,6 +302,7 @@ async def test_a_client_that_no_monitor_accepts_is_told_so(autojump_clock: objec
     assert set(monitors.dialled) == set(monitors.addresses)
 
 
+@pytest.mark.complains("expired", "the tickets were lost")
 async def test_lost_tickets_cost_the_identity_and_it_is_said(autojump_clock: object) -> None:
     monitors = Monitors()
     async with monitors.connected():

@@ -130,6 +130,7 @@ class TestBackoff:
             assert [(op.name, op.attempt) for op in cluster.ops] == [("a", 1)]
 
 
+@pytest.mark.complains("is on the cluster's blocklist")
 class TestBlocklist:
     """A fenced client."""
 

@@ -333,6 +333,7 @@ def _is_cut(err: BaseException) -> bool:
     return isinstance(err, PowerCut)
 
 
+@pytest.mark.complains("the engine stopped", "power")
 @pytest.mark.parametrize("part", range(4))
 async def test_power_cut_at_every_call(empty_store: Path, part: int) -> None:
     cut_at = 1 + part

@@ -81,6 +81,7 @@ async def test_removing_makes_room_again(small_disk: Path) -> None:
     assert (await check_files(path)).findings == []
 
 
+@pytest.mark.complains("wait for room")
 async def test_metadata_without_room_waits_for_it(small_disk: Path) -> None:
     path = small_disk / "store"
     async with open_store(path, create=True) as cluster:
@@ -140,6 +141,7 @@ async def test_growing_in_place_without_room_leaves_nothing_behind_the_end(small
         assert await calls.read(ioctx, "small", 0, 0) == b"o" * 4096 + bytes(61440)
 
 
+@pytest.mark.complains("waits? for room")
 async def test_trimming_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who removes a snapshot because the disk is full gets the room of it, once there is enough to say so."""
     monkeypatch.setattr(housekeeping, "_ROOM_RETRY", 0.05)

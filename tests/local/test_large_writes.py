@@ -174,6 +174,7 @@ async def lose_a_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert bytes(await calls.read(ioctx, "object", 0, 0)) == b"o" * SIZE
 
 
+@pytest.mark.complains("store failed")
 async def test_a_write_that_fails_after_it_was_answered_fails_every_flush(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ async def test_ops_during_the_change_of_owners_are_done_once_each(tmp_path: Path
             assert len([name async for name in ioctx.list_objects()]) == 200
 
 
+@pytest.mark.complains("store failed", "its owner died")
 async def test_owner_that_cannot_flush_does_not_leave_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sync(_self: Media) -> None:
         raise StoreFailure("a bad sector")
@@ -224,6 +225,7 @@ async def test_watch_is_lost_with_the_owner(owner: OwnerProcess, tmp_path: Path)
         await watch.close()
 
 
+@pytest.mark.complains("its owner died")
 async def test_owner_dies_and_a_process_without_unflushed_writes_goes_on(owner: OwnerProcess, tmp_path: Path) -> None:
     async with open_store(tmp_path / "store") as cluster:
         ioctx = await cluster.open_pool("rbd")
@@ -236,6 +238,7 @@ async def test_owner_dies_and_a_process_without_unflushed_writes_goes_on(owner: 
         assert await content(ioctx, "o") == b"Flushed"
 
 
+@pytest.mark.complains("its owner died")
 async def test_owner_dies_with_unflushed_writes_of_an_attached_process(owner: OwnerProcess, tmp_path: Path) -> None:
     async with open_store(tmp_path / "store") as cluster:
         ioctx = await cluster.open_pool("rbd")
@@ -249,6 +252,7 @@ async def test_owner_dies_with_unflushed_writes_of_an_attached_process(owner: Ow
         await calls.write(await cluster.open_pool("rbd"), "o", 0, b"new")
 
 
+@pytest.mark.complains("its owner died")
 async def test_what_nobody_flushes_is_flushed_before_long(
     owner: OwnerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
