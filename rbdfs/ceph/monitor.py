@@ -323,7 +323,9 @@ class MonitorClient:
                 except (AuthenticationFailed, NotSupported) as err:
                     self._failures[address] = refusal = err
                     log.log(logging.WARNING if self._had_session else logging.INFO, "monitor %s: %s", address, err)
-                    self.credentials.forget_tickets()
+            # The global id goes with the tickets, and all locks and watches with it: not before all have been asked.
+            if any(isinstance(failure, AuthenticationFailed) for failure in self._failures.values()):
+                self.credentials.forget_tickets()
             if not self._had_session:
                 if refusal is not None:
                     raise refusal

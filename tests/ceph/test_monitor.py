@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -28,7 +29,7 @@ from rbdfs.ceph.monitor import MonitorClient
 from rbdfs.ceph.monmap import MonInfo, MonMap
 from rbdfs.ceph.msgr2.connection import ConnectionLost, Identity
 from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr
-from rbdfs.errors import AuthenticationFailed, NotFound, TimedOut
+from rbdfs.errors import AuthenticationFailed, NotFound, NotSupported, TimedOut
 from rbdfs.rados.ops import PoolId
 from rbdfs.wire import Buffer
 
@@ -343,3 +344,16 @@ async def test_a_refused_renewal_means_a_new_login(autojump_clock: object) -> No
         await monitors.settle()
         monitors.session.receive(MessageType.AUTH_REPLY, b"no")
     assert len(monitors.sessions) == 2  # which brought new tickets: nobody waits any more
+
+
+@pytest.mark.complains("is no Ceph daemon")
+async def test_one_odd_monitor_does_not_cost_the_identity(autojump_clock: trio.testing.MockClock) -> None:
+    for seed in range(5):
+        random.seed(seed)
+        monitors = Monitors()
+        async with monitors.connected():
+            odd = next(address for address in monitors.addresses if address != monitors.session.address)
+            monitors.refusals = {odd: NotSupported(f"{odd} is no Ceph daemon")}
+            monitors.session.close()
+            await monitors.settle()
+            assert not monitors.credentials.forgotten
