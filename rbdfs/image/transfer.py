@@ -117,7 +117,7 @@ async def _import_seekable(image: Image, file: _File, size: int, on_progress: On
         done = max(done, offset + len(data))
         on_progress(done, size)
 
-    await for_each(_data_chunks(file.descriptor, size), copy, at_once=_AT_ONCE)
+    await for_each(_data_chunks(file, size), copy, at_once=_AT_ONCE)
     on_progress(size, size)
 
 
@@ -246,17 +246,19 @@ def _size_of(descriptor: int, source: Path | int) -> int | None:
     return os.lseek(descriptor, 0, os.SEEK_END)
 
 
-def _data_chunks(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+def _data_chunks(file: _File, size: int) -> Iterator[tuple[int, int]]:
     position = 0
     while position < size:
         try:
-            start = os.lseek(descriptor, position, os.SEEK_DATA)
-        except OSError:  # ENXIO: a hole up to the end; EINVAL: a device that does not tell
-            if position or stat.S_ISREG(os.fstat(descriptor).st_mode):
+            start = os.lseek(file.descriptor, position, os.SEEK_DATA)
+        except OSError as err:
+            if err.errno == errno.ENXIO:  # a hole up to the end
                 return
-            start = 0
+            if err.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise _local_error(err, file.where) from err
+            start = position  # a device, or a filesystem, that does not tell
         try:
-            position = os.lseek(descriptor, start, os.SEEK_HOLE)
+            position = os.lseek(file.descriptor, start, os.SEEK_HOLE)
         except OSError:
             position = size
         yield from _chunks_of([(start, position - start)])

@@ -1,5 +1,6 @@
 """Whole images in and out of files and streams."""
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -131,3 +132,25 @@ async def test_export_to_a_full_disk_says_so(pools: Pools) -> None:
             await image.write(0, b"x" * MIB)
             with open("/dev/full", "wb", buffering=0) as full, pytest.raises(NoSpace):  # noqa: ASYNC230
                 await export_file(image, full.fileno())
+
+
+async def test_a_source_that_cannot_be_read_is_not_taken_for_a_hole(
+    pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.write(b"A" * MIB)
+        file.seek(8 * MIB)
+        file.write(b"B" * MIB)
+    lseek = os.lseek
+
+    def broken(descriptor: int, position: int, whence: int) -> int:
+        if whence == os.SEEK_DATA and position >= MIB:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return lseek(descriptor, position, whence)
+
+    monkeypatch.setattr(os, "lseek", broken)
+    async with pools.client() as ioctx:
+        with pytest.raises(StoreFailure, match="source: Input/output error"):
+            await import_file(ioctx, source, "vm")
+        assert await directory.list_images(ioctx) == {}
