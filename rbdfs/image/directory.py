@@ -12,7 +12,7 @@ from typing import Unpack
 from rbdfs.cls import directory, object_map, rbd
 from rbdfs.cls.query import ask, change
 from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, DirectoryState
-from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, OutOfDomain, PoolNotFound, TooLarge
+from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, OutOfDomain, PoolNotFound, RbdfsError, TooLarge
 from rbdfs.image.features import Feature, check_creatable
 from rbdfs.image.layout import Layout, complete
 from rbdfs.image.lookup import exists, lookup, where
@@ -106,7 +106,10 @@ async def _give_name(ioctx: IoCtx, name: str, image_id: str) -> None:
         steps.insert(0, directory.assert_state(DirectoryState.READY))
     try:
         await change(ioctx, directory.DIRECTORY, *steps)
-    except BaseException as err:
+    except RbdfsError as err:
+        with suppress(RbdfsError):
+            if await ask(ioctx, directory.DIRECTORY, directory.get_image_id(name)) == image_id:
+                return  # it was done, and the answer was lost
         await calls.remove(ioctx, id_object(name), missing_ok=True)
         if isinstance(err, NotFound):
             raise NotFound(f"{ioctx.pool_name}/{ioctx.namespace}: no such namespace") from err

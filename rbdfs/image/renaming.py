@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from rbdfs.cls import directory
 from rbdfs.cls.query import ask, change
-from rbdfs.errors import Corrupt, Exists, NotFound, ReadOnly
+from rbdfs.errors import Corrupt, Exists, NotFound, RbdfsError, ReadOnly
 from rbdfs.image.features import forbids_writing
 from rbdfs.image.header import read_header
 from rbdfs.image.lookup import exists, lookup, where
@@ -36,9 +36,10 @@ async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
             raise Exists(f"{where(ioctx, new_name)}: the image exists") from err
     try:
         await change(ioctx, directory.DIRECTORY, directory.rename_image(name, new_name, image_id))
-    except BaseException:
-        await calls.remove(ioctx, id_object(new_name), missing_ok=True)
-        raise
+    except RbdfsError:  # done or not: the directory knows, and where it does not answer, both names lead to the image
+        if await ask(ioctx, directory.DIRECTORY, directory.get_image_name(image_id)) != new_name:
+            await calls.remove(ioctx, id_object(new_name), missing_ok=True)
+            raise
     await calls.remove(ioctx, id_object(name), missing_ok=True)
     await announce_update(ioctx, header_object(image_id))
 
