@@ -79,9 +79,9 @@ async def _pass_on(image: ImageCore, name: str, snap: SnapInfo, next_id: SnapId)
 
 async def _invalidate(image: ImageCore, snap_id: SnapId) -> None:
     if snap_id == HEAD:
-        if image.object_map is not None:
-            image.object_map.states = None
         await image.invalidate_object_map()
+        if image.object_map is not None:
+            image.object_map.states = None  # only now: a map that is not kept must be known to be wrong
     else:
         await image.set_flags(_INVALID, snap_id)
 

@@ -173,8 +173,8 @@ class ObjectMap:
         return True
 
     async def _give_up(self) -> None:
-        self.states = None
         await self._invalidate()
+        self.states = None  # only now: a map that is not kept must be known to be wrong
 
     # Objects about to be written.
 
@@ -250,7 +250,10 @@ class ObjectMap:
 
         Writes to objects that are not marked EXISTS wait until `end_removal`, which must follow.
         """
-        being_marked = [number for number in self._waiting if start <= number < end]
+        # Those that wait for another removal to end wait for this one then, and not this one for them.
+        being_marked = [
+            number for number in self._waiting if start <= number < end and not _is_within(number, self._removing)
+        ]
         self._removing.append((start, end))
         try:
             for number in being_marked:

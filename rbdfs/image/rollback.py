@@ -34,8 +34,8 @@ async def roll_back(image: ImageCore, snap: SnapInfo, on_progress: OnProgress) -
         if known is None:
             runs = await stored_runs(image.path.data, image.header, 0, count, HEAD, snap.id)
             if object_map is not None and object_map.states is not None:
-                object_map.states = None
                 await image.invalidate_object_map()
+                object_map.states = None  # only now: a map that is not kept must be known to be wrong
         else:
             after, changed = known
             runs = existing_runs(changed)
