@@ -54,6 +54,7 @@ class ExclusiveLock:
         self._is_retired = False
         self._releases = 0  # under way
         self._is_untold = False  # we gave it up, and not everybody has heard of it
+        self.may_be_held = False  # in our name, though we are not its owner: giving it back has failed
         self._ioctx = ioctx
         self._name = name
         self._watcher = watcher
@@ -88,6 +89,7 @@ class ExclusiveLock:
                 client = await self._watcher.client_id()
                 cookie = f"{_COOKIE_PREFIX}{client.handle}"
                 moved = self._peer_moved
+                self._cookie, self._client = cookie, client
                 try:
                     await change(self._ioctx, self._name, lock.lock(RBD_LOCK, LockType.EXCLUSIVE, cookie, INTERNAL_TAG))
                 except Busy:
@@ -96,7 +98,9 @@ class ExclusiveLock:
                     continue
                 except Exists:
                     pass  # by this very watch
-                self._cookie, self._client = cookie, client
+                except BaseException:
+                    await self._give_back()
+                    raise
                 await self._take_over()
         return True
 
@@ -106,10 +110,9 @@ class ExclusiveLock:
             if self._is_retired:
                 await self._unlock()
                 return
-            self.is_owner, self._is_untold = True, False
+            self.is_owner, self._is_untold, self.may_be_held = True, False, False
         except BaseException:
-            with trio.CancelScope(shield=True), trio.move_on_after(_RELEASE_SECONDS):
-                await self._unlock()
+            await self._give_back()
             raise
         self._on_moved()
         # Without waiting: the write that this is for must go before a peer that hears of it asks for the lock.
@@ -157,7 +160,9 @@ class ExclusiveLock:
         ((locker, details),) = list(info.lockers.items())[:1]
         if await ask(self._ioctx, self._name, lock.get_info(RBD_LOCK)) != info:
             return  # it moved: look again
-        if locker.entity.number != self._ioctx.cluster.instance_id:
+        # A client that had to take a new number has its old address still: its own locks are no other's to fence.
+        cluster = self._ioctx.cluster
+        if locker.entity.number != cluster.instance_id and str(details.address) != cluster.address:
             await self._ioctx.cluster.blocklist(str(details.address))
         with suppress(NotFound):
             await change(self._ioctx, self._name, lock.break_lock(RBD_LOCK, locker.entity, locker.cookie))
@@ -173,7 +178,7 @@ class ExclusiveLock:
         try:
             async with self._at_rest(), self._transition:
                 if not self.is_owner:
-                    return 0
+                    return await self._unlock() if self.may_be_held else 0
                 version = 0
                 try:
                     await self._before_release()
@@ -193,9 +198,20 @@ class ExclusiveLock:
             self._is_untold = False
 
     async def _unlock(self) -> int:
-        with suppress(NotFound):  # broken, or gone with the image
-            return await change(self._ioctx, self._name, lock.unlock(RBD_LOCK, self._cookie))
-        return 0
+        version = 0
+        try:
+            with suppress(NotFound):  # broken, or gone with the image
+                version = await change(self._ioctx, self._name, lock.unlock(RBD_LOCK, self._cookie))
+        except BaseException:
+            self.may_be_held = True
+            raise
+        self.may_be_held = False
+        return version
+
+    async def _give_back(self) -> None:
+        """Unlock what could not be taken over, for as long as that is of use; else `unlock` does."""
+        with trio.CancelScope(shield=True), trio.move_on_after(_RELEASE_SECONDS), suppress(RbdfsError):
+            await self._unlock()
 
     def peer_moved(self) -> None:
         """Another client took the lock or gave it up."""

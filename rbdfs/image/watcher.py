@@ -55,6 +55,7 @@ class Watcher:
         self._watch: Watch | None = None
         self._error: RbdfsError | None = None  # why there is no watch; None while one is being made
         self._is_rewatching = False
+        self._is_closed = False
         self._tried = trio.Event()  # the next attempt at a watch has ended
         self._early: list[WatchEvent] = []  # came before the store gave us the watch
 
@@ -63,7 +64,8 @@ class Watcher:
         await self._begin()
 
     async def close(self) -> None:
-        """End the watch."""
+        """End the watch; one that is being made ends when it stands."""
+        self._is_closed = True
         watch, self._watch = self._watch, None
         if watch is not None:
             with suppress(RbdfsError):  # gone with its object, or lost: it ends by itself
@@ -104,6 +106,10 @@ class Watcher:
     async def _begin(self) -> None:
         self._early = []
         watch = await self._ioctx.watch(self._name, self._on_event)
+        if self._is_closed:
+            with trio.CancelScope(shield=True), trio.move_on_after(NOTIFY_SECONDS), suppress(RbdfsError):
+                await watch.close()
+            return
         self._watch, self._error = watch, None
         early, self._early = self._early, []
         for event in early:
@@ -135,7 +141,7 @@ class Watcher:
 
     async def _rewatch(self, reason: RbdfsError) -> None:
         delay = _FIRST_DELAY
-        while self._watch is None:
+        while self._watch is None and not self._is_closed:
             try:
                 await self._begin()
             except (NotFound, Blocklisted) as err:  # nothing to watch any more, or never again
