@@ -205,17 +205,30 @@ class ImageCore(ABC):
             self.changed(ImageChange.REMOVED)
 
     async def change_header(self, *steps: WriteStep) -> None:
-        """Change the header object, as the owner of the exclusive lock where the image has one."""
+        """Change the header object, as the owner of the exclusive lock where the image has one.
+
+        After an error, or where the caller is cancelled, nobody knows whether it was changed: it is read again.
+        """
         guard = [self.lock.assertion] if self.lock is not None else []
-        await change(self.ioctx, self.header_name, *guard, *steps)
+        try:
+            await change(self.ioctx, self.header_name, *guard, *steps)
+        except BaseException:
+            self.doubt_header()
+            self._refresh_soon()
+            raise
+
+    def doubt_header(self) -> None:
+        """The header may not be what we have: nothing is written before it has been read again."""
+        self._updates_heard += 1
+        self.path.shut()
 
     async def announce(self) -> None:
         """Tell everybody that the header has changed, and wait until they know."""
         self._own_updates += 1
         try:
             await self.watcher.notify(HeaderUpdate())
-        except RbdfsError:
-            self._own_updates -= 1  # the change itself stands; who missed it will see it when it looks
+        except RbdfsError:  # the change itself stands; who missed it will see it when it looks
+            self._own_updates = max(self._own_updates - 1, 0)  # of which we may have heard
 
     def announce_soon(self) -> None:
         """Tell everybody that the header has changed; several changes in a row are told once."""
@@ -338,6 +351,8 @@ class ImageCore(ABC):
                     self.nursery.start_soon(self._release_for_peer)
                 else:
                     answer()
+                    if self.lock is not None and self.lock.may_be_held:
+                        self.nursery.start_soon(self._release_for_peer)
                 self.changed(ImageChange.WANTED)
             case AsyncProgress() | AsyncComplete():
                 answer()
@@ -404,8 +419,9 @@ class ImageCore(ABC):
 
     async def _release_for_peer(self) -> None:
         with suppress(RbdfsError):  # the store does not answer: the peer will break the lock, when it may
-            if self.lock is not None and self.lock.accepts_requests:  # else it is being released already
-                await self.lock.release()
+            lock = self.lock
+            if lock is not None and (lock.accepts_requests or lock.may_be_held):  # else it is being released already
+                await lock.release()
 
     def _on_deaf(self) -> None:
         """Our watch is lost: snapshots may be made of which we do not hear, unless the lock keeps others from that."""

@@ -247,7 +247,12 @@ class Image(ImageCore):
             if not self.is_read_only:
                 raise
             return  # may not even watch: what is read stays as it was when opened
-        await self.refresh()  # what changed before the watch stood
+        try:
+            await self.refresh()  # what changed before the watch stood
+        except BaseException:
+            with trio.CancelScope(shield=True), trio.move_on_after(_CLOSE_SECONDS):
+                await self.watcher.close()
+            raise
 
     async def close(self) -> None:
         """Wait for what is under way, make it durable, give up the lock and the watch."""

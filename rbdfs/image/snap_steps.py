@@ -28,6 +28,7 @@ async def create(image: ImageCore, name: str) -> None:
         await image.path.flush_at_rest()
         with trio.CancelScope(shield=True):  # a snapshot without its map, or an id without a snapshot, is a nuisance
             snap_id = await _add(image, name)
+            image.doubt_header()  # a write with the old snap context would change the snapshot
             try:
                 await snapshot_created(image, snap_id)
             finally:
@@ -42,10 +43,16 @@ async def _add(image: ImageCore, name: str) -> SnapId:
         try:
             async with image.header_lock:
                 await image.change_header(rbd.add_snapshot(snap_id, name))
-        except RbdfsError as err:
+        except StaleSnapId:
             await image.path.data.remove_snap_id(snap_id)
-            if not isinstance(err, StaleSnapId) or attempt == _ATTEMPTS - 1:
+            if attempt == _ATTEMPTS - 1:
                 raise
+        except RbdfsError:  # done or not: the header knows, and where it does not answer, the id may be in use
+            await image.refresh()
+            if image.header.snap_by_id(snap_id) is None:
+                await image.path.data.remove_snap_id(snap_id)
+                raise
+            return snap_id
         else:
             return snap_id
     raise AssertionError

@@ -1,4 +1,4 @@
-"""An IoCtx around another one: ops fail, or wait, where a test says so."""
+"""An IoCtx around another one: ops fail, wait, or are done and not answered, where a test says so."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -7,12 +7,12 @@ from typing import Any
 
 from image.conftest import MIB, Pools
 
-from rbdfs.errors import RbdfsError
+from rbdfs.errors import RbdfsError, TimedOut
 from rbdfs.image import directory
 from rbdfs.image.fanout import Completion
 from rbdfs.image.image import Image, open_image
 from rbdfs.rados.api import IoCtx, NotifyReply, OnComplete, Outcome, PoolUsage, Watch, WatchEvent
-from rbdfs.rados.ops import PoolId, ReadOp, Reply, SnapId, WriteOp
+from rbdfs.rados.ops import Call, PoolId, ReadOp, Reply, SnapId, WriteOp
 
 Op = ReadOp | WriteOp
 Rule = Callable[[str, Op], RbdfsError | None]
@@ -20,12 +20,17 @@ Choice = Callable[[str, Op], bool]
 
 
 class FaultyIoCtx:
-    """`rados.api.IoCtx`; `rule` gives the error that an op ends in instead of being done, `holds` those that wait."""
+    """`rados.api.IoCtx`.
+
+    `rule` gives the error that an op ends in instead of being done, `holds` those that wait, `loses` those that are
+    done, and end in TimedOut.
+    """
 
     def __init__(self, inner: IoCtx) -> None:
         self._inner = inner
         self.rule: Rule = lambda _name, _op: None
         self.holds: Choice = lambda _name, _op: False
+        self.loses: Choice = lambda _name, _op: False
         self.held: list[Callable[[], None]] = []
         self.watchers: list[Callable[[WatchEvent], None]] = []
         self.watches: list[Watch] = []
@@ -56,6 +61,8 @@ class FaultyIoCtx:
         error = self.rule(name, op)
         if error is not None:
             on_complete(error)
+        elif self.loses(name, op):
+            self._inner.submit(name, op, lambda _outcome: on_complete(TimedOut("no answer")))
         elif self.holds(name, op):
             self.held.append(partial(self._inner.submit, name, op, on_complete))
         else:
@@ -123,6 +130,11 @@ async def faulty_image(pools: Pools, size: int = 8 * MIB, **layout: int) -> Asyn
         await directory.create(inner, "vm", size, **layout)
         async with open_image(ioctx, "vm") as image:
             yield ioctx, image
+
+
+def calls_method(method: str) -> Choice:
+    """Whether an op calls that method of an object class."""
+    return lambda _name, op: any(isinstance(step, Call) and step.method == method for step in op.steps)
 
 
 def is_map_update(name: str, op: Op) -> bool:
