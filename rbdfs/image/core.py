@@ -301,6 +301,8 @@ class ImageCore(ABC):
             if self.lock is None:  # the feature was turned off meanwhile
                 return
             if self.header.features & Feature.OBJECT_MAP and not self.header.flags & ImageFlag.OBJECT_MAP_INVALID:
+                # Writes from before the lock was lost may still mark objects, of which a map read now would not know.
+                await self.path.wait_for_rest()
                 object_map = ObjectMap(self.ioctx, self.image_id, self.nursery, self.invalidate_object_map)
                 await object_map.open(self.header.striping.object_count(self.header.size))
                 self.path.object_map = object_map

@@ -258,7 +258,7 @@ class DataPath:
         self._pauses += 1
         self.is_open = False
         try:
-            await self._wait_for_rest()
+            await self.wait_for_rest()
             yield
         finally:
             self._pauses -= 1
@@ -266,7 +266,8 @@ class DataPath:
                 self._resumed.set()
                 self._resumed = trio.Event()
 
-    async def _wait_for_rest(self) -> None:
+    async def wait_for_rest(self) -> None:
+        """Wait until no write is in flight; only under `paused` does it stay so."""
         while self._in_flight:
             if self._at_rest is None:
                 self._at_rest = trio.Event()
@@ -406,6 +407,6 @@ class DataPath:
             if self._tasks:
                 await self._tasks_done.wait()
             else:
-                await self._wait_for_rest()
+                await self.wait_for_rest()
         self._is_closed = True
         self.is_open = False

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 from image.conftest import MIB, Pools, until
-from image.faulty import FaultyIoCtx, Op, calls_method, faulty_image, is_data_write
+from image.faulty import FaultyIoCtx, Op, calls_method, faulty_image, is_data_write, is_map_update
 
 from rbdfs.errors import NoSpace, NotConnected, RbdfsError, TimedOut
 from rbdfs.image import directory, snapshots
@@ -124,6 +124,23 @@ async def test_a_lock_that_was_not_waited_for_is_given_back(pools: Pools) -> Non
             with trio.fail_after(5):
                 async with open_image(other, "vm") as peer:
                     await peer.write(0, b"x")
+
+
+async def test_what_is_still_marked_when_the_lock_is_lost_is_on_the_next_map(pools: Pools) -> None:
+    async with faulty_image(pools, 16 * MIB) as (ioctx, image):
+        await image.write(0, b"0")
+        outcomes: list[object] = []
+        ioctx.holds = is_map_update
+        image.submit_write(4 * MIB, b"1", outcomes.append)  # its mark is under way
+        image.submit_write(8 * MIB, b"2", outcomes.append)  # its mark waits for that
+        assert image.lock is not None
+        image.lock.lost()  # no answer to the cookie of a new watch, say: the lock is still there
+        image.submit_write(0, b"3", outcomes.append)
+        await trio.sleep(0.1)
+        ioctx.release()
+        await until(lambda: len(outcomes) == 3)
+        assert outcomes == [None] * 3
+        assert [await image.read(at * 4 * MIB, 1) for at in range(3)] == [b"3", b"1", b"2"]
 
 
 async def test_a_watch_that_stands_after_its_image_was_closed_ends(pools: Pools) -> None:
