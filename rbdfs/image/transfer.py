@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar, Unpack
 
 import trio
 
-from rbdfs.errors import RbdfsError, from_result
+from rbdfs.errors import RbdfsError, StoreFailure, from_result
 from rbdfs.image import directory
 from rbdfs.image.copying import can_share
 from rbdfs.image.fanout import for_each, open_tasks
@@ -112,7 +112,9 @@ async def _import_seekable(image: Image, file: _File, size: int, on_progress: On
     async def copy(extent: tuple[int, int]) -> None:
         nonlocal done
         offset, length = extent
-        data = await _in_thread(os.pread, file, length, offset)
+        data = await _in_thread(_pread_full, file, length, offset)
+        if len(data) < length:
+            raise StoreFailure(f"{file.where}: has become smaller")
         await _write_data(image, offset, data)
         done = max(done, offset + len(data))
         on_progress(done, size)
@@ -201,7 +203,9 @@ async def _export_stream(image: Image, file: _File, size: int, on_progress: OnPr
     send, receive = trio.open_memory_channel[tuple[trio.Event, list[bytes]]](_AT_ONCE)
 
     async def read(offset: int, ready: trio.Event, slot: list[bytes]) -> None:
-        slot.append(await image.read(offset, _CHUNK))
+        length = min(_CHUNK, size - offset)
+        data = await image.read(offset, length)
+        slot.append(data + bytes(length - len(data)))  # another client may have made the image smaller
         ready.set()
 
     async def read_ahead(nursery: trio.Nursery) -> None:
@@ -258,9 +262,11 @@ def _data_chunks(file: _File, size: int) -> Iterator[tuple[int, int]]:
                 raise _local_error(err, file.where) from err
             start = position  # a device, or a filesystem, that does not tell
         try:
-            position = os.lseek(file.descriptor, start, os.SEEK_HOLE)
+            position = min(os.lseek(file.descriptor, start, os.SEEK_HOLE), size)
         except OSError:
             position = size
+        if start >= size:  # what it has grown by since
+            return
         yield from _chunks_of([(start, position - start)])
 
 
@@ -272,6 +278,15 @@ def _chunks_of(extents: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             stop = min(end, (offset // _CHUNK + 1) * _CHUNK)
             yield offset, stop - offset
             offset = stop
+
+
+def _pread_full(descriptor: int, length: int, offset: int) -> bytes:
+    """A read ends early before what cannot be read; the next one says why."""
+    parts: list[bytes] = []
+    while length and (part := os.pread(descriptor, length, offset)):
+        parts.append(part)
+        offset, length = offset + len(part), length - len(part)
+    return b"".join(parts)
 
 
 def _read_full(descriptor: int, length: int) -> bytes:

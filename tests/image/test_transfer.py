@@ -154,3 +154,54 @@ async def test_a_source_that_cannot_be_read_is_not_taken_for_a_hole(
         with pytest.raises(StoreFailure, match="source: Input/output error"):
             await import_file(ioctx, source, "vm")
         assert await directory.list_images(ioctx) == {}
+
+
+async def test_a_source_that_cannot_be_read_in_the_middle_of_a_chunk_is_an_error(
+    pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk gives what comes before a bad sector, and the error only to who goes on there."""
+    source = tmp_path / "source"
+    source.write_bytes(b"A" * (4 * MIB))
+    pread = os.pread
+
+    def broken(descriptor: int, length: int, offset: int) -> bytes:
+        if offset >= 2 * MIB:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, min(length, 2 * MIB - offset), offset)
+
+    monkeypatch.setattr(os, "pread", broken)
+    async with pools.client() as ioctx:
+        with pytest.raises(StoreFailure, match="source: Input/output error"):
+            await import_file(ioctx, source, "vm")
+
+
+async def test_a_source_that_grows_is_imported_as_it_was(pools: Pools, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"A" * MIB)
+
+    def grow(_done: int, _total: int) -> None:
+        with source.open("ab") as file:
+            file.write(b"B" * MIB)
+
+    async with pools.client() as ioctx:
+        await import_file(ioctx, source, "vm", on_progress=grow)
+        async with open_image(ioctx, "vm") as image:
+            assert image.size == MIB
+
+
+async def test_a_stream_of_an_image_that_becomes_smaller_has_its_length(pools: Pools, tmp_path: Path) -> None:
+    async with pools.client() as ioctx:
+        await directory.create(ioctx, "vm", 12 * MIB)
+        async with open_image(ioctx, "vm") as image:
+            await image.write(0, b"x" * (12 * MIB))
+            read = image.read
+
+            async def read_less(offset: int, length: int) -> bytes:
+                data = bytes(await read(offset, length))
+                return data[:MIB] if offset == 4 * MIB else data
+
+            image.read = read_less  # type: ignore[method-assign]
+            with (tmp_path / "out").open("wb") as file:
+                await export_file(image, file.fileno())
+    content = (tmp_path / "out").read_bytes()
+    assert content == b"x" * (5 * MIB) + bytes(3 * MIB) + b"x" * (4 * MIB)
