@@ -1,6 +1,6 @@
 """Commands that show images in detail: `info` and `du`."""
 
-from rbdfs.cli.access import open_ioctx
+from rbdfs.cli.access import open_ioctx, say
 from rbdfs.cli.options import (
     Arguments,
     Parser,
@@ -10,7 +10,7 @@ from rbdfs.cli.options import (
     image_spec,
 )
 from rbdfs.cli.output import Table, format_size, format_time, print_json, write
-from rbdfs.errors import NotFound
+from rbdfs.errors import NotFound, RbdfsError
 from rbdfs.image import directory
 from rbdfs.image.features import Feature, ImageFlag, feature_names
 from rbdfs.image.header import Header, Parent, SnapInfo, read_header
@@ -174,7 +174,13 @@ async def show_usage(arguments: Arguments) -> None:
     rows: list[Usage] = []
     async with open_ioctx(arguments, where) as ioctx:
         for name in names or await directory.list_images(ioctx):
-            rows += await disk_usage(ioctx, name)
+            try:
+                rows += await disk_usage(ioctx, name)
+            except RbdfsError as err:
+                if names:
+                    raise
+                if not isinstance(err, NotFound):  # else it is half removed, or just has been
+                    say(str(err))
     if snap:
         # A snapshot counts what is in it and not in those before, so `rbd du` shows those, too.
         last = next((index for index, row in enumerate(rows) if row.snap_name == snap), None)

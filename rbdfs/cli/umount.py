@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from rbdfs.cli.access import say
@@ -105,6 +106,10 @@ class _Daemon:
     def _ends_within(self, seconds: float) -> bool:
         return bool(self._poll.poll(None if seconds == math.inf else seconds * 1000))
 
+    def _send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # it has just ended
+            signal.pidfd_send_signal(self._process, number)
+
     def wait(self, device: str | None, seconds: float) -> None:
         """Wait until all is flushed; where that takes longer than usual, say why."""
         usual = min(_USUAL_SECONDS, seconds)
@@ -120,7 +125,7 @@ class _Daemon:
             # In a namespace that has a copy, and which only root can surely see, the mount lives on: the daemon must be
             # told that it is wanted no more. It leaves when no file is open. The mount was detached just now: a second
             # signal would not let the daemon flush.
-            signal.pidfd_send_signal(self._process, signal.SIGTERM)
+            self._send(signal.SIGTERM)
             left = max(left, _AFTER_SIGNAL_SECONDS)
         if not self._ends_within(left):
             where = f" in the mount namespace of {keeper}" if keeper else ""
@@ -131,13 +136,11 @@ class _Daemon:
 
     def end(self, seconds: float) -> None:
         """Make it flush what it has, and leave, whatever is open; kill it where that takes longer."""
-        for number in (
-            signal.SIGTERM,
-            signal.SIGINT,
-        ):  # the first one asks, any other ends it at once (fuse/session.py)
-            signal.pidfd_send_signal(self._process, number)
+        # The first one asks, any other ends it at once (fuse/session.py).
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._send(number)
             if self._ends_within(_AFTER_SIGNAL_SECONDS):
                 return
         if not self._ends_within(min(_FLUSH_SECONDS, seconds)):
-            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+            self._send(signal.SIGKILL)
             raise StoreFailure(f"{self._mountpoint}: the store does not answer; what was not synced is lost")

@@ -86,6 +86,8 @@ def read_states() -> list[MountStatus]:
 
 def _read(path: Path) -> MountStatus | None:
     try:
+        if path.stat().st_uid != os.geteuid():
+            return None  # put there by another user, where everybody may write
         values = json.loads(path.read_text())
         return MountStatus(**values)
     except (OSError, ValueError, TypeError):
