@@ -276,7 +276,8 @@ class Blocks:
                 if left in (0, CHUNK):
                     free = [(start, left)]
                 else:
-                    counts = counts or block_array(self._load_page(number) or _NO_BLOCKS)
+                    # The first page is in memory, and not stored before the first commit: block 0 is the header.
+                    counts = counts or self._pages.get(number) or block_array(self._load_page(number) or _NO_BLOCKS)
                     chunk = counts[place * CHUNK : (place + 1) * CHUNK]
                     free = [(start + index, 1) for index, count in enumerate(chunk) if not count]
                 for block, got in free:

@@ -107,8 +107,8 @@ class Draft:
                 self._share(index, block)
         self.size = state.size
         self.xattrs = state.xattrs
-        self.omap_header = state.omap_header
         self.clear_omap()
+        self.omap_header = state.omap_header
         self.omap_changes = dict(omap)
 
     # Data.

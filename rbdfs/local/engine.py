@@ -280,6 +280,7 @@ class Engine:
         """
         self._touch(obj, head)
         obj.waiting = deque()
+        obj.writing += 1  # for those that would share these blocks
         on_complete(Reply([None], obj.version))
         try:
             self._direct.write(step, plan)
@@ -287,6 +288,7 @@ class Engine:
                 self._write_behind.wrote(plan)
         except Exception as err:
             self.journal.fail(err if isinstance(err, StoreFailure) else StoreFailure(f"{obj.key.name}: {err}"))
+        obj.writing -= 1
         self._go_on(obj)
 
     # The two kinds of op.
@@ -395,7 +397,7 @@ class Engine:
             self._apply_omap(draft, obj, new)
             obj.head = new
         else:
-            obj.omap_dropped |= old is not None and old.has_omap
+            obj.omap_dropped |= old is not None and old.may_have_stored_omap
             obj.head = None
         after = 0 if obj.head is None else obj.head.allocated
         draft.settle()

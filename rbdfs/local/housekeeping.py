@@ -110,7 +110,7 @@ class Housekeeping:
         obj.clones = []
         if obj.head is not None:
             states.append(obj.head)
-            obj.omap_dropped |= obj.head.has_omap
+            obj.omap_dropped |= obj.head.may_have_stored_omap
             obj.head = None
         self._release(pool, states)
         self._engine.objects.mark(obj)

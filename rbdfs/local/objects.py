@@ -51,6 +51,11 @@ class State:
         """How many blocks the state refers to."""
         return len(self.blocks) - self.blocks.count(0)
 
+    @property
+    def may_have_stored_omap(self) -> bool:
+        """Whether rows of an omap may be stored for it: all that was in it may have been removed since."""
+        return self.has_omap or self.omap is not None
+
 
 class Clone:
     """A state that snapshots see."""

@@ -8,6 +8,7 @@ import fcntl
 import itertools
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -39,8 +40,9 @@ class Lock:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, b"%d\n" % os.getpid())  # for a person who wonders
+        with suppress(OSError):  # a full disk; it is for a person who wonders
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, b"%d\n" % os.getpid())
         return cls(descriptor)
 
     def release(self) -> None:

@@ -107,7 +107,7 @@ def open_media(path: Path, fsid: str, *, read_only: bool = False) -> Media:
 
 def open_engine(path: Path, media: Media | None = None) -> Engine:
     """The engine of a store whose lock is held; `journal.run` is for the caller to start."""
-    database = Database(path / METADATA)
+    database = _open_database(path)
     try:
         settings = database.settings()
         if settings.get("block_size") != BLOCK_SIZE:
@@ -129,6 +129,17 @@ def open_engine(path: Path, media: Media | None = None) -> Engine:
             media.close()
         raise
     return engine
+
+
+def _open_database(path: Path) -> Database:
+    try:
+        return Database(path / METADATA)
+    except StoreFailure:
+        # On a full disk SQLite cannot even make its log: the reserve is kept for that, too.
+        if not (path / RESERVE).exists():
+            raise
+        (path / RESERVE).unlink()
+        return Database(path / METADATA)
 
 
 async def close_engine(engine: Engine) -> None:
@@ -157,6 +168,9 @@ def _punch_free_blocks(blocks: Blocks, media: Media) -> None:
         start, end = first << BLOCK_BITS, min(first + count << BLOCK_BITS, size)
         if start < end:
             media.give_back(start, end - start)
+    behind = blocks.end << BLOCK_BITS  # written after the last commit, in pages that none of them had
+    if behind < size:
+        media.give_back(behind, size - behind)
     media.sync()
 
 

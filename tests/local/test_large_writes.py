@@ -270,3 +270,19 @@ async def test_what_the_end_of_a_threads_write_submits_is_done_in_order(
         assert head == b"C" * 4096 + b"B" * (SIZE - 4096) + b"A" * 4096 + b"0" * (60 * KIB)
         kept = (await ioctx.operate("o", ReadOp([Read(0, 0)], snap_id))).outputs[0]
         assert bytes(kept) == b"B" * SIZE + b"A" * 4096 + b"0" * (60 * KIB)
+
+
+async def test_what_is_cloned_when_a_write_was_just_answered_is_what_it_wrote(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "source", 0, b"o" * SIZE)
+        await ioctx.flush()
+        done = trio.Event()
+
+        def clone(_outcome: Outcome) -> None:
+            ioctx.submit("target", WriteOp([CloneRange(0, "source", 10, 20 * KIB)]), lambda _: done.set())
+
+        ioctx.submit("source", WriteOp([Write(0, b"n" * (24 * KIB))]), clone)
+        await done.wait()
+        assert await calls.read(ioctx, "target", 0, 0) == b"n" * (20 * KIB)

@@ -1,5 +1,8 @@
 """A store's directory: made, opened, refused; and what reopening keeps."""
 
+import contextlib
+import os
+import shutil
 import sqlite3
 import stat
 from contextlib import closing
@@ -9,15 +12,35 @@ import pytest
 import trio
 import trio.testing
 
-from rbdfs.errors import Corrupt, InvalidArgument, NotFound, NotSupported, StoreFailure
+from rbdfs.errors import Corrupt, Exists, InvalidArgument, NotFound, NotSupported, StoreFailure
 from rbdfs.local import cache, store
+from rbdfs.local.blocks import BLOCK_SIZE, PAGE
 from rbdfs.local.cluster import check_store, open_store
 from rbdfs.local.media import Media
 from rbdfs.local.pools import REMOVED
 from rbdfs.local.session import Session
 from rbdfs.rados import calls
 from rbdfs.rados.api import Outcome
-from rbdfs.rados.ops import Buffer, CloneRange, Create, Read, ReadOp, Remove, Reply, SnapContext, Stat, Write, WriteOp
+from rbdfs.rados.ops import (
+    Buffer,
+    CloneRange,
+    Create,
+    OmapClear,
+    OmapGetHeader,
+    OmapSet,
+    OmapSetHeader,
+    Read,
+    ReadOp,
+    Remove,
+    Reply,
+    Rollback,
+    SnapContext,
+    Stat,
+    Write,
+    WriteOp,
+)
+
+MIB = 1 << 20
 
 
 async def test_missing_store_and_directories_that_are_none(tmp_path: Path) -> None:
@@ -311,3 +334,52 @@ async def test_filesystem_that_can_neither_punch_nor_tell(tmp_path: Path, monkey
             await ioctx.operate(f"hollow.{turn}", WriteOp([Create(), Write(500_000, b"x")]))
             assert bytes(await calls.read(ioctx, f"hollow.{turn}", 0, 0)) == bytes(500_000) + b"x"
     assert (await check_store(tmp_path / "store")).findings == []
+
+
+async def test_a_store_that_ends_before_its_first_commit_keeps_its_header(tmp_path: Path) -> None:
+    crashed = tmp_path / "crashed"
+    async with open_store(tmp_path / "store", create=True):
+        shutil.copytree(tmp_path / "store", crashed, ignore=shutil.ignore_patterns("socket"))
+    for _ in range(2):
+        async with open_store(crashed) as cluster:
+            with contextlib.suppress(Exists):
+                await cluster.create_pool("rbd")
+
+
+async def test_what_was_written_behind_the_last_page_before_a_crash_is_nobodys(tmp_path: Path) -> None:
+    crashed = tmp_path / "crashed"
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await ioctx.flush()
+        for number in range(2 * PAGE * BLOCK_SIZE // MIB // 16):
+            await calls.write(ioctx, f"o.{number}", 0, b"x" * (16 * MIB))
+        shutil.copytree(tmp_path / "store", crashed, ignore=shutil.ignore_patterns("socket"))
+    async with open_store(crashed):
+        with (crashed / "data").open("rb") as file, pytest.raises(OSError, match="No such device or address"):
+            os.lseek(file.fileno(), PAGE * BLOCK_SIZE, os.SEEK_DATA)
+
+
+async def test_rolling_back_brings_the_omap_header_back(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await ioctx.operate("o", WriteOp([OmapSetHeader(b"header"), OmapSet({"k": b"v"})]))
+        snap_id = await ioctx.create_snap_id()
+        snapc = SnapContext(snap_id, (snap_id,))
+        await ioctx.operate("o", WriteOp([OmapSetHeader(b"newer")], snapc))
+        await ioctx.operate("o", WriteOp([Rollback(snap_id)], snapc))
+        assert (await ioctx.operate("o", ReadOp([OmapGetHeader()]))).outputs == [b"header"]
+
+
+async def test_an_omap_emptied_just_before_its_object_goes_leaves_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await ioctx.operate("o", WriteOp([OmapSet({"k": b"v"})]))
+        await ioctx.flush()
+        await ioctx.operate("o", WriteOp([OmapClear()]))
+        await ioctx.operate("o", WriteOp([Remove()]))
+    report = await check_store(path)
+    assert report.is_clean, report.findings
