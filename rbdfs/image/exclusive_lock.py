@@ -29,6 +29,7 @@ from rbdfs.rados.ops import Call
 
 _COOKIE_PREFIX = "auto "  # librbd: managed_lock, WATCHER_LOCK_COOKIE_PREFIX
 _RETRY_SECONDS = 1.0
+_GRACE_SECONDS = 1.0  # for a holder whose watch ended with the owner of a local store, and is made anew at the next one
 _RELEASE_SECONDS = 10.0  # how long we wait before asking again; librbd: client_notify_timeout
 _REFUSED = -30  # EROFS: the owner will not give it up
 
@@ -68,6 +69,8 @@ class ExclusiveLock:
         self._client = NO_CLIENT  # the watch that the lock names
         self._transition = trio.Lock()
         self._peer_moved = trio.Event()
+        self._gone: LockInfo | None = None  # a holder that was not seen watching
+        self._gone_since: float | None = None
 
     @property
     def accepts_requests(self) -> bool:
@@ -127,8 +130,14 @@ class ExclusiveLock:
         watchers = await calls.list_watchers(self._ioctx, self._name)
         entity = str(next(iter(info.lockers)).entity)
         if not any(watcher.cookie == handle and watcher.entity == entity for watcher in watchers):
+            if self._gone_since is None or info != self._gone:
+                self._gone, self._gone_since = info, trio.current_time()
+            if trio.current_time() - self._gone_since < _GRACE_SECONDS:  # its watch may be being made anew
+                await trio.sleep(_RETRY_SECONDS / 10)
+                return True
             await self._break(info)
             return True
+        self._gone_since = None
         if not ask_holder:
             return False
         try:
