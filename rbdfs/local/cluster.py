@@ -219,9 +219,12 @@ class LocalCluster:
         """Flush and give the store up; those who are attached carry on without us."""
         if self._client is None:  # never got in
             return
-        if isinstance(self.backend, Remote) and self.backend.failure is None:
-            with suppress(Blocklisted):  # a fenced client has nothing to say any more
-                await self.backend.flush()  # this process may be the owner afterwards
+        failure: RbdfsError | None = None
+        if isinstance(self.backend, Remote):
+            failure = self.backend.failure
+            if failure is None:
+                with suppress(Blocklisted):  # a fenced client has nothing to say any more
+                    await self.backend.flush()  # this process may be the owner afterwards
         self._leaving = True
         if self._owner is not None:
             if self._server is not None:
@@ -230,6 +233,8 @@ class LocalCluster:
                 await self._close_owner()
         elif isinstance(self.backend, Remote):
             self.backend.close()
+        if failure is not None:  # whoever waits for this process to end is told, too, that writes may be lost
+            raise failure
 
     async def _close_owner(self) -> None:
         assert self._owner is not None

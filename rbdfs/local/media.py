@@ -71,8 +71,9 @@ class Media:
         self.syncs = 0
 
     def close(self) -> None:
-        """Give the file back."""
-        os.close(self._fd)
+        """Give the file back; whoever comes too late gets an error, and not another file of that number."""
+        descriptor, self._fd = self._fd, -1
+        os.close(descriptor)
 
     @property
     def size(self) -> int:

@@ -131,6 +131,7 @@ class Remote:
             while (fields := await link.receive()) is not None:
                 kind, *rest = fields
                 if kind == "goodbye":
+                    self._flushed = self._done  # it has closed the store, and so made all of it durable
                     return True
                 _HANDLERS[kind](self, *rest)
         except (ProtocolError, KeyError, TypeError, ValueError) as err:
@@ -289,18 +290,22 @@ class Remote:
         self, place: Place, name: str, cookie: int, on_event: Callable[[WatchEvent], None], seconds: int
     ) -> None:
         """Begin a watch."""
+
+        def established(_value: Any) -> None:  # with the answer: the owner may leave before this task goes on
+            self._established.add(cookie)
+
         self._watches[cookie] = on_event
         try:
             await self._ask(
                 "watch",
                 [*place, name, cookie, seconds],
                 lambda backend: backend.watch(place, name, cookie, on_event, seconds),
-                _nothing,
+                established,
             )
         except BaseException:
+            self._established.discard(cookie)
             self._watches.pop(cookie, None)
             raise
-        self._established.add(cookie)
 
     async def unwatch(self, cookie: int) -> None:
         """End a watch."""

@@ -39,6 +39,7 @@ class Server:
         self._path = owner.path / store.SOCKET
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._scope = trio.CancelScope()
+        self._is_closing = False
         try:
             self._path.unlink(missing_ok=True)  # of an owner that died: we have the lock
             with short_address(owner.path, store.SOCKET) as address:
@@ -68,7 +69,7 @@ class Server:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run_sender)
             try:
-                seat = await _greet(self._owner, link)
+                seat = await self._greet(link)
                 if seat is not None:
                     self._seats.add(seat)
                     try:
@@ -85,11 +86,29 @@ class Server:
             link.close()
             nursery.cancel_scope.cancel()
 
+    async def _greet(self, link: Link) -> "Seat | None":
+        """Answer a client's hello; None where it does not come, comes too late, or speaks another version."""
+        hello = await link.receive()
+        if hello is None or self._is_closing:
+            return None
+        owner = self._owner
+        if hello[0] != "hello":
+            raise ProtocolError(f"{hello[0]!r} instead of hello")
+        _, protocol, instance_id, address = hello
+        if protocol != codec.PROTOCOL:
+            error = NotSupported(f"{owner.path}: its owner speaks version {codec.PROTOCOL}, not {protocol}")
+            link.send(lambda packer: ["error", 0, *codec.pack_error(error)])
+            return None
+        client = Client(instance_id, address) if instance_id else owner.new_client()
+        link.send(lambda packer: ["reply", 0, [owner.engine.fsid, client.instance_id, client.address]])
+        return Seat(link, owner.session(client))
+
     async def close(self, close_owner: Callable[[], Awaitable[None]]) -> None:
         """Let nobody in, finish what is under way, close the owner, and say goodbye.
 
         Whoever is not told goodbye takes it that what was not flushed is lost: as it is where closing failed.
         """
+        self._is_closing = True  # whoever has not been greeted yet gets no seat: nothing is applied from here on
         self._path.unlink(missing_ok=True)
         for seat in self._seats:
             seat.stop()
@@ -107,23 +126,6 @@ class Server:
             self._listener.close()
             for seat in list(self._seats):
                 seat.link.close()
-
-
-async def _greet(owner: Owner, link: Link) -> "Seat | None":
-    """Answer a client's hello; None where it does not come, or speaks another version."""
-    hello = await link.receive()
-    if hello is None:
-        return None
-    if hello[0] != "hello":
-        raise ProtocolError(f"{hello[0]!r} instead of hello")
-    _, protocol, instance_id, address = hello
-    if protocol != codec.PROTOCOL:
-        error = NotSupported(f"{owner.path}: its owner speaks version {codec.PROTOCOL}, not {protocol}")
-        link.send(lambda packer: ["error", 0, *codec.pack_error(error)])
-        return None
-    client = Client(instance_id, address) if instance_id else owner.new_client()
-    link.send(lambda packer: ["reply", 0, [owner.engine.fsid, client.instance_id, client.address]])
-    return Seat(link, owner.session(client))
 
 
 class Seat:

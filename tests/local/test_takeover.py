@@ -18,6 +18,7 @@ from rbdfs.errors import Busy, StoreFailure
 from rbdfs.local import cluster as cluster_module, engine as engine_module, remote, store
 from rbdfs.local.cluster import LocalCluster, open_store
 from rbdfs.local.engine import Engine
+from rbdfs.local.link import Link
 from rbdfs.local.media import Media
 from rbdfs.local.remote import Remote
 from rbdfs.local.session import Session
@@ -151,7 +152,7 @@ async def test_owner_that_cannot_flush_does_not_leave_in_order(tmp_path: Path, m
     def sync(_self: Media) -> None:
         raise StoreFailure("a bad sector")
 
-    async with open_owner(tmp_path / "store") as leave:
+    async def write_and_flush(leave: Callable[[], Awaitable[None]]) -> None:
         async with open_store(tmp_path / "store") as cluster:
             ioctx = await cluster.open_pool("rbd")
             await calls.write(ioctx, "o", 0, b"taken, and not flushed")
@@ -159,10 +160,56 @@ async def test_owner_that_cannot_flush_does_not_leave_in_order(tmp_path: Path, m
                 broken.setattr(Media, "sync", sync)
                 with pytest.raises(StoreFailure, match="a bad sector"):
                     await leave()
-            with pytest.raises(StoreFailure):
+            with pytest.raises(StoreFailure, match="may be lost"):
                 await ioctx.flush()
-            with contextlib.suppress(StoreFailure):  # of closing it
-                await cluster.leave()
+
+    async with open_owner(tmp_path / "store") as leave:
+        with pytest.raises(StoreFailure, match="may be lost"):  # at the end, too
+            await write_and_flush(leave)
+
+
+async def test_who_comes_while_the_owner_closes_is_served_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection waits in the owner's backlog, and its greeting is read when the engine is closed already."""
+    close_engine, link_connect = store.close_engine, Link.connect
+    connected, may_close = trio.Event(), trio.Event()
+
+    async def close_late(engine: Engine) -> None:
+        await close_engine(engine)
+        may_close.set()
+        await trio.sleep(0.3)
+
+    def connect(path: Path, name: str) -> Link:
+        link = link_connect(path, name)
+        connected.set()
+        return link
+
+    async with open_owner(tmp_path / "store") as leave, trio.open_nursery() as nursery:
+        monkeypatch.setattr(store, "close_engine", close_late)
+        monkeypatch.setattr(Link, "connect", connect)
+
+        async def come() -> None:
+            async with open_store(tmp_path / "store") as cluster:
+                ioctx = await cluster.open_pool("rbd")
+                await calls.write(ioctx, "o", 0, b"kept")
+                await ioctx.flush()
+                await until_owner(cluster)
+                assert await calls.read(ioctx, "o", 0, 0) == b"kept"
+
+        greet = LocalCluster._greet
+
+        async def greet_late(self: LocalCluster, link: Link) -> None:
+            with trio.move_on_after(5):
+                await may_close.wait()
+            await greet(self, link)
+
+        monkeypatch.setattr(LocalCluster, "_greet", greet_late)
+        nursery.start_soon(come)
+        await connected.wait()
+        await leave()
+    async with open_store(tmp_path / "store") as cluster:
+        assert await calls.read(await cluster.open_pool("rbd"), "o", 0, 0) == b"kept"
 
 
 async def test_owner_may_take_its_time_to_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,14 +287,18 @@ async def test_owner_dies_and_a_process_without_unflushed_writes_goes_on(owner: 
 
 @pytest.mark.complains("its owner died")
 async def test_owner_dies_with_unflushed_writes_of_an_attached_process(owner: OwnerProcess, tmp_path: Path) -> None:
-    async with open_store(tmp_path / "store") as cluster:
-        ioctx = await cluster.open_pool("rbd")
-        await calls.write(ioctx, "o", 0, b"not flushed")
-        owner.process.send_signal(signal.SIGKILL)
-        with pytest.raises(StoreFailure, match="may be lost"):
-            await content(ioctx, "o")
-        with pytest.raises(StoreFailure, match="may be lost"):
-            await ioctx.flush()
+    async def write_and_flush() -> None:
+        async with open_store(tmp_path / "store") as cluster:
+            ioctx = await cluster.open_pool("rbd")
+            await calls.write(ioctx, "o", 0, b"not flushed")
+            owner.process.send_signal(signal.SIGKILL)
+            with pytest.raises(StoreFailure, match="may be lost"):
+                await content(ioctx, "o")
+            with pytest.raises(StoreFailure, match="may be lost"):
+                await ioctx.flush()
+
+    with pytest.raises(StoreFailure, match="may be lost"):  # at the end, too: for who waits only for that
+        await write_and_flush()
     async with open_store(tmp_path / "store") as cluster:  # the store itself is fine
         await calls.write(await cluster.open_pool("rbd"), "o", 0, b"new")
 
