@@ -70,8 +70,12 @@ async def create(ioctx: IoCtx, name: str, size: int, **layout: Unpack[Layout]) -
         await change(ioctx, header, rbd.create(size, striping.order, features, prefix, data_pool_id))
         if features & Feature.STRIPINGV2:  # an op of its own: an OSD's methods do not see keys that the same op sets
             await change(ioctx, header, rbd.set_stripe_unit_count(striping.stripe_unit, striping.stripe_count))
-        await _give_name(ioctx, name, image_id)
     except BaseException:
+        await _drop_nameless(ioctx, image_id)
+        raise
+    try:
+        await _give_name(ioctx, name, image_id)
+    except RbdfsError:  # where it is interrupted, nobody knows whether it has the name: nothing is undone
         await _drop_nameless(ioctx, image_id)
         raise
     return image_id

@@ -197,12 +197,25 @@ async def test_a_rename_that_may_have_been_done_leaves_a_name_that_leads_to_the_
         assert await lookup(inner, "new") == image_id
 
 
-async def test_an_image_whose_entry_was_made_and_not_answered_is_there(pools: Pools) -> None:
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_an_image_whose_entry_may_have_been_made_can_be_used(pools: Pools, is_cancelled: bool) -> None:
     async with pools.client() as inner:
-        ioctx = FaultyIoCtx(inner)
-        ioctx.loses = calls_method("dir_add_image")
-        image_id = await directory.create(ioctx, "vm", MIB)
-        assert await directory.list_images(inner) == {"vm": image_id}
+        ioctx, scope = FaultyIoCtx(inner), trio.CancelScope()
+        is_adding = calls_method("dir_add_image")
+
+        def holds(name: str, op: Op) -> bool:
+            if is_adding(name, op):
+                scope.cancel()
+            return is_adding(name, op)
+
+        if is_cancelled:
+            ioctx.holds = holds
+        else:
+            ioctx.loses = is_adding
+        with scope:
+            await directory.create(ioctx, "vm", MIB)
+        ioctx.release()
+        assert list(await directory.list_images(inner)) == ["vm"]
         async with open_image(inner, "vm") as image:
             await image.write(0, b"x")
 
