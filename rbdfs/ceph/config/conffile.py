@@ -2,11 +2,12 @@
 
 A file is made of `[section]` lines and of `key = value` lines; keys before the first section belong to [global]. The
 words of a key are joined by blanks, `_` or `-`, all the same. `#` and `;` begin a comment, also behind a value, unless
-they are quoted or escaped by a backslash. A line that ends in a backslash goes on in the next.
+they are quoted or escaped by a backslash. A line that ends in a backslash goes on in the next,
+but for a comment.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ _SECTION = re.compile(r"\[([^\]]+)\]\s*(?:[#;].*)?$")
 _KEY = re.compile(r"([^=#;\[\]]+?)\s*=\s*(.*)$", re.DOTALL)
 _QUOTED = re.compile(r"""(["'])((?:\\.|(?!\1).)*)\1\s*(?:[#;].*)?$""", re.DOTALL)
 _PLAIN = re.compile(r"((?:\\.|[^#;\\])*)", re.DOTALL)
+_COMMENT = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^#;\\"'])*[#;]""", re.DOTALL)  # there is one
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -63,21 +65,33 @@ def parse(text: str, source: str) -> Sections:
     return sections
 
 
-def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with the number of the first, continued ones joined."""
-    parts: list[str] = []
-    first = 1
-    for number, line in enumerate(text.splitlines(), 1):
-        if not parts:
-            first = number
-        if line.endswith("\\"):
-            parts.append(line[:-1].strip())
+def first_readable(paths: Iterable[Path]) -> tuple[Path | None, Path | None]:
+    """The first file that can be opened; and the first one that is there and cannot be."""
+    denied = None
+    for path in paths:
+        try:
+            with path.open("rb"):
+                return path, denied
+        except (FileNotFoundError, NotADirectoryError):
             continue
-        parts.append(line.strip())
-        yield first, " ".join(parts).strip()
-        parts = []
-    if parts:
-        yield first, " ".join(parts).strip()
+        except OSError:
+            denied = denied or path
+    return None, denied
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines with the number of the first, continued ones joined; a comment ends with its line, as Ceph has it."""
+    joined, first = "", 0
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.removesuffix("\r")
+        first = first or number
+        if line.endswith("\\") and not _COMMENT.match(joined + line):
+            joined += line[:-1]
+            continue
+        yield first, (joined + line).strip()
+        joined, first = "", 0
+    if joined:
+        yield first, joined.strip()
 
 
 def _unquote(value: str, where: str) -> str:

@@ -14,7 +14,7 @@ DEFAULT_KEYRING = "/etc/ceph/$cluster.$name.keyring,/etc/ceph/$cluster.keyring,/
 def find_key(settings: Settings, name: str) -> tuple[CryptoKey | None, str]:
     """The client's key, or None; and where it is from, or where it was looked for.
 
-    `key` goes before `keyfile`, that before `keyring`: the first file of that list that exists must have the key.
+    `key` goes before `keyfile`, that before `keyring`: the first file of that list that can be read must have the key.
     """
     key = settings.get("key")
     if key:
@@ -26,9 +26,10 @@ def find_key(settings: Settings, name: str) -> tuple[CryptoKey | None, str]:
         except (OSError, UnicodeDecodeError) as err:
             raise ConfigError(f"{keyfile}: {getattr(err, 'strerror', None) or 'not a key file'}") from err
     paths = [Path(path) for path in re.split(r"[;, \t]+", settings.get("keyring", DEFAULT_KEYRING)) if path]
-    for path in paths:
-        if path.exists():
-            return read_key(path, name), str(path)
+    found, denied = conffile.first_readable(paths)
+    path = found or denied  # reading it says why it cannot be read
+    if path is not None:
+        return read_key(path, name), str(path)
     return None, "no keyring at " + ", ".join(map(str, paths))
 
 

@@ -158,17 +158,17 @@ def _parse_arguments(text: str) -> dict[str, str]:
 
 
 def _find_conf(given: str | None, cluster: str | None, environ: Mapping[str, str]) -> Path | None:
-    """The first file that exists; only one that was asked for must."""
+    """The first file that can be read; only one that was asked for must."""
     asked = given or environ.get("CEPH_CONF")
     home = environ.get("HOME") or "~"
     text = (asked or DEFAULT_CONF).replace("$cluster", cluster or "ceph").replace("$home", home)
     paths = [Path(part.strip()).expanduser() for part in text.split(",") if part.strip()]
-    for path in paths:
-        if path.exists():
-            return path
-    if asked:
+    found, denied = conffile.first_readable(paths)
+    if found is None and asked:
+        if denied is not None:
+            return denied  # reading it says why it cannot be read
         raise ConfigError(f"{asked}: no such file")
-    return None
+    return found
 
 
 def _cluster_of(path: Path | None) -> str:

@@ -83,6 +83,15 @@ def test_variables_are_expanded(files: Files) -> None:
     assert options.key_source == str(files.directory / "ceph.client.vm.keyring")
 
 
+def test_a_keyring_that_cannot_be_read_is_passed_over(files: Files) -> None:
+    (files.directory / "locked").mkdir()  # to whom is not root, one of another user
+    flags = files.write(f"[global]\nmon host = 10.0.0.1\nkeyring = {files.directory}/locked,{files.keyring}\n")
+    assert load(flags, {}).key_source == str(files.keyring)
+    files.keyring.unlink()
+    with pytest.raises(ConfigError, match="locked: Is a directory"):
+        load(flags, {})
+
+
 def test_variable_that_names_itself_ends(files: Files) -> None:
     flags = files.write("[global]\na = $b\nb = $a\nmon host = 10.0.0.1\nkeyring = /$a/x\nhost = $host $unknown\n")
     assert load(flags, {}).key is None
@@ -254,7 +263,10 @@ def test_name_that_nobody_has_is_told() -> None:
         ('a b = "c # d"  # comment', "c # d"),
         ("a b = 'c \"d\"'", 'c "d"'),
         (r"a b = c \# d", "c # d"),
-        ("a b = one \\\n   two", "one two"),
+        ("a b = one \\\n   two", "one    two"),
+        ("a b = one\\\ntwo", "onetwo"),
+        ("# comment \\\na b = c", "c"),
+        ("x = y # comment \\\na b = c", "c"),
         ("a  b =", ""),
         ("# a b = x\n; a b = y\na b = c = d", "c = d"),
         ("[other]\na b = x\n[global]\na b = c", "c"),
@@ -293,6 +305,9 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         "[global] # comment\r\nkey a = crlf\r\n",
         "key a = before any section\n",
         "[global]\nkey a = one \\\ntwo\n",
+        "[global]\nkey a = one\\\n  two\n",
+        "[global]\n# comment \\\nkey a = one\n",
+        "[global]\nkey b = c ; comment \\\nkey a = one\n",
         "[client.u]\n[global]\nkey a = 5\n[client.u]\nkey a = 6\n",
         "[client]\nkey a = y\n[global]\nkey a = x\n",
         "[client.other]\nkey a = 1\n",
