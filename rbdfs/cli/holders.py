@@ -1,4 +1,4 @@
-"""Who keeps a mount busy: processes with files, a working directory or a mapping on it, and loop devices."""
+"""Processes that have to do with a mount: who keeps it busy, by files, directories or loop devices, and who serves it."""
 
 import os
 from collections.abc import Iterator
@@ -35,6 +35,21 @@ def describe_namespace_with(device: str) -> str:
         except OSError:  # another user's, or gone
             continue
     return ""
+
+
+def find_server(device: str) -> int | None:
+    """The process that serves a mount of FUSE (`major:minor`), where the kernel tells (Linux 6.6) and we may look."""
+    wanted = f"fuse_connection:\t{device.partition(':')[2]}"
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(descriptor) != "/dev/fuse":
+                continue
+            process = descriptor.parents[1]
+            if wanted in (process / "fdinfo" / descriptor.name).read_text().splitlines():
+                return int(process.name)
+        except OSError:  # another user's, or gone
+            continue
+    return None
 
 
 def _describe(process: Path) -> str:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rbdfs.cli.access import say
-from rbdfs.cli.holders import describe_holders, describe_namespace_with
+from rbdfs.cli.holders import describe_holders, describe_namespace_with, find_server
 from rbdfs.cli.options import Arguments, Declare, Parser
 from rbdfs.errors import Busy, InvalidArgument, StoreFailure, TimedOut
 from rbdfs.fuse import mounting, state
@@ -57,10 +57,12 @@ def umount(arguments: Arguments) -> None:
     """`rbdfs umount`: returns when all is flushed and the daemon is gone."""
     mountpoint = _mountpoint(arguments.mountpoint)
     status = state.read_state(mountpoint)
+    pid = status.pid if status is not None and status.is_alive else None
     mounted = mounting.find_mount(mountpoint)
     if mounted is not None:
         if mounted.type != mounting.FILESYSTEM_TYPE:
             raise InvalidArgument(f"{mountpoint}: not a mount of rbdfs but of type {mounted.type}")
+        pid = pid or find_server(mounted.device)  # another user's, or with another run directory
         try:
             mounting.unmount(mountpoint, is_lazy=arguments.lazy or arguments.force)
         except Busy as err:
@@ -68,22 +70,24 @@ def umount(arguments: Arguments) -> None:
             raise Busy(f"{mountpoint}: in use" + (f" by {holders}" if holders else "")) from err
     elif status is None or not status.is_alive:
         raise InvalidArgument(f"{mountpoint}: not mounted")
-    if status is not None and status.is_alive:
+    if pid is not None:
         try:
-            process = os.pidfd_open(status.pid)
+            process = os.pidfd_open(pid)
         except ProcessLookupError:
             return
         try:
-            daemon = _Daemon(process, status.pid, mountpoint)
+            daemon = _Daemon(process, pid, mountpoint)
             if arguments.force:
                 daemon.end(arguments.timeout)
             else:
                 daemon.wait(mounted.device if mounted else None, arguments.timeout)
         finally:
             os.close(process)
-        error = state.take_failure(mountpoint, status.pid)
+        error = state.take_failure(mountpoint, pid)
         if error:
             raise StoreFailure(f"{mountpoint}: the daemon ended with an error: {error}")
+    elif status is None:
+        say(f"{mountpoint}: detached; its daemon cannot be seen, and may not have flushed everything yet")
 
 
 def _mountpoint(given: str) -> Path:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rbdfs.cli.holders import find_server
+from rbdfs.fuse.mounting import find_mount
 from rbdfs.fuse.state import process_start
 
 pytestmark = [
@@ -229,6 +231,17 @@ def test_second_mount_of_the_same_store_shows_the_same_files(shell: Shell, tmp_p
     assert (tmp_path / "second/vm").read_bytes() == b"first"
     shell("umount", tmp_path / "second")
     assert (shell.mountpoint / "vm").read_bytes() == b"first"
+
+
+def test_umount_waits_for_a_daemon_that_another_run_directory_knows(shell: Shell) -> None:
+    shell.mount()
+    pid = shell.daemon()
+    if find_server(find_mount(shell.mountpoint).device) != pid:
+        pytest.skip("this kernel does not tell which process serves a mount")
+    (shell.mountpoint / "vm").write_bytes(b"x" * (64 << 20))
+    shell.environment["RBDFS_RUN_DIR"] += ".other"
+    shell("umount", shell.mountpoint)
+    assert process_start(pid) == 0
 
 
 def test_dead_mount_in_the_way_is_cleared(shell: Shell) -> None:
