@@ -1,4 +1,4 @@
-"""Processes that have to do with a mount: who keeps it busy, by files, directories or loop devices, and who serves it."""
+"""Who keeps a mount busy, by files, directories or loop devices; and which process serves it."""
 
 import os
 from collections.abc import Iterator
