@@ -27,6 +27,37 @@ from rbdfs.local.pools import family_of
 
 _PLENTY = 1000  # findings; more would not help anybody
 
+# What SQLite may hold in each column of `database`: it does not see to that itself.
+_INTEGER, _BLOB, _TEXT, _MAYBE = ("integer",), ("blob",), ("text",), ("null",)
+_STATE = {
+    "size": _INTEGER + _MAYBE,
+    "mtime": _INTEGER + _MAYBE,
+    "blocks": _BLOB + _MAYBE,
+    "xattrs": _BLOB + _MAYBE,
+    "omap_header": _BLOB + _MAYBE,
+    "has_omap": _INTEGER + _MAYBE,
+}
+_TYPES: dict[str, dict[str, tuple[str, ...]]] = {
+    "pool": {"name": _TEXT, "snap_seq": _INTEGER, "used": _INTEGER, "objects": _INTEGER},
+    "object": {
+        "pool": _INTEGER,
+        "namespace": _BLOB,
+        "name": _BLOB,
+        "version": _INTEGER,
+        "snap_seq": _INTEGER,
+        "boot": _INTEGER,
+        **_STATE,
+    },
+    "clone": {"object": _INTEGER, "clone": _INTEGER, "snaps": _BLOB, "version": _INTEGER, **_STATE},
+    "snapmap": {"pool": _INTEGER, "snap": _INTEGER, "object": _INTEGER},
+    "omap": {"object": _INTEGER, "clone": _INTEGER, "key": _BLOB, "value": _BLOB},
+    "page": {"free": _BLOB, "counts": _BLOB},
+    "family": {"pool": _INTEGER, "namespace": _BLOB, "prefix": _BLOB, "blocks": _INTEGER},
+    "removed_snap": {"pool": _INTEGER, "snap": _INTEGER},
+    "blocklist": {"address": _TEXT, "until": _INTEGER},
+}
+_SETTINGS = ("boots", "clean", "last_unclean", "block_size")
+
 
 @dataclass
 class CheckReport:
@@ -76,6 +107,12 @@ def _check_free_blocks(database: Database, media: Media, report: CheckReport) ->
                     media.read(block << BLOCK_BITS, content)
                     if any(content):
                         report.findings.append(f"block {block}: free, but not empty")
+    (end,) = database.rows("SELECT ifnull(max(number) + 1, 0) FROM page")[0]
+    for offset, length in media.data_ranges(end << PAGE_BITS << BLOCK_BITS, media.size):
+        for block in range(offset >> BLOCK_BITS, (offset + length - 1 >> BLOCK_BITS) + 1):
+            media.read(block << BLOCK_BITS, content)
+            if block and any(content):
+                report.findings.append(f"block {block}: behind all that is counted, but not empty")
 
 
 class _Check:
@@ -92,17 +129,49 @@ class _Check:
         self._snaps: set[tuple[int, int, int]] = set()
 
     def run(self) -> None:
-        for (verdict,) in self._database.rows("PRAGMA quick_check(10)"):
+        for (verdict,) in self._database.rows("PRAGMA integrity_check(10)"):
             if verdict != "ok":
                 self._found(f"metadata: {verdict}")
+        self._check_types()
         self._refer(0, 1, "the file's header")
-        pools = {number for (number,) in self._database.rows("SELECT id FROM pool")}
-        self._report.pools = len(pools)
-        self._check_objects(pools)
-        self._check_clones()
-        self._check_omaps()
-        self._check_counts()
-        self._check_sums()
+        for check in (
+            self._check_settings,
+            self._check_objects,
+            self._check_clones,
+            self._check_omaps,
+            self._check_counts,
+            self._check_sums,
+            self._check_snap_ids,
+        ):
+            try:
+                check()
+            except Exception as err:  # values of a kind that was found before, mostly: on with the rest
+                self._found(f"metadata: cannot be read on: {err}")
+
+    def _check_types(self) -> None:
+        for table, columns in _TYPES.items():
+            for column, kinds in columns.items():
+                among = ", ".join(f"'{kind}'" for kind in kinds)
+                for (count,) in self._each(f"SELECT count(*) FROM {table} WHERE typeof({column}) NOT IN ({among})"):
+                    if count:
+                        self._found(f"metadata: {count} rows of {table} have a {column} that cannot be")
+
+    def _check_settings(self) -> None:
+        settings = self._database.settings()
+        for key in _SETTINGS:
+            if not isinstance(settings.get(key), int):
+                self._found(f"metadata: setting {key} is {settings.get(key)!r}")
+        if settings.get("block_size") != BLOCK_SIZE:
+            self._found(f"metadata: blocks of {settings.get('block_size')} bytes")
+
+    def _check_snap_ids(self) -> None:
+        """No snap id that is in use, or was, may be given again."""
+        known = "SELECT pool, snap FROM snapmap UNION SELECT pool, snap FROM removed_snap"
+        newest_ids = f"SELECT pool AS number, max(snap) AS newest FROM ({known}) GROUP BY pool"
+        for name, seq, newest in self._each(
+            f"SELECT name, snap_seq, newest FROM pool JOIN ({newest_ids}) ON number = id WHERE newest > snap_seq"
+        ):
+            self._found(f"pool {name}: snapshot {newest} was made, and {seq} counts as the newest")
 
     def _found(self, finding: str) -> None:
         if len(self._report.findings) < _PLENTY:
@@ -110,7 +179,9 @@ class _Check:
         elif len(self._report.findings) == _PLENTY:
             self._report.findings.append("and more")
 
-    def _check_objects(self, pools: set[int]) -> None:
+    def _check_objects(self) -> None:
+        pools = {number for (number,) in self._each("SELECT id FROM pool")}
+        self._report.pools = len(pools)
         columns = "pool, namespace, name, version, snap_seq, size, blocks, xattrs, has_omap"
         for pool, namespace, name, version, snap_seq, size, blocks, xattrs, has_omap in self._each(
             f"SELECT {columns} FROM object"

@@ -9,7 +9,7 @@ import pytest
 
 from rbdfs.errors import InvalidArgument, NotFound
 from rbdfs.local import store
-from rbdfs.local.blocks import BLOCK_SIZE
+from rbdfs.local.blocks import BLOCK_SIZE, PAGE
 from rbdfs.local.cluster import check_store, open_store
 from rbdfs.rados import calls
 from rbdfs.rados.ops import CloneRange, OmapSet, SnapContext, WriteOp
@@ -82,6 +82,14 @@ DAMAGE = {
     "blocks in use": "UPDATE pool SET used = used + 1",
     "objects, ": "UPDATE pool SET objects = 0",
     "blocks, ": "UPDATE family SET blocks = blocks + 1",
+    "1 rows of object have a mtime that cannot be": "UPDATE object SET mtime = 'x' WHERE name = x'686561646572'",
+    "1 rows of object have a name that cannot be": "UPDATE object SET name = 'text' WHERE name = x'686561646572'",
+    "1 rows of page have a counts that cannot be": "UPDATE page SET counts = NULL",
+    "have a value that cannot be": "UPDATE omap SET value = NULL",
+    "setting boots is None": "DELETE FROM store WHERE key = 'boots'",
+    "blocks of 5 bytes": "UPDATE store SET value = 5 WHERE key = 'block_size'",
+    "no such table: blocklist": "DROP TABLE blocklist",
+    "snapshot 1 was made, and 0 counts as the newest": "UPDATE pool SET snap_seq = 0",
 }
 
 
@@ -114,6 +122,15 @@ async def test_bytes_in_a_free_block_are_found(tmp_path: Path) -> None:
         data.seek(1000 * BLOCK_SIZE)
         data.write(b"left over")
     assert (await check_store(path)).findings == ["block 1000: free, but not empty"]
+
+
+async def test_bytes_behind_the_last_page_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    await make_store(path)
+    with (path / store.DATA).open("r+b") as data:
+        data.seek(3 * PAGE * BLOCK_SIZE)
+        data.write(b"left over".ljust(BLOCK_SIZE))
+    assert (await check_store(path)).findings == [f"block {3 * PAGE}: behind all that is counted, but not empty"]
 
 
 @pytest.mark.parametrize("size", [0, BLOCK_SIZE, 70 * BLOCK_SIZE])
