@@ -1,5 +1,7 @@
 """Commands that show images in detail: `info` and `du`."""
 
+from contextlib import suppress
+
 from rbdfs.cli.access import open_ioctx, say
 from rbdfs.cli.options import (
     Arguments,
@@ -14,7 +16,7 @@ from rbdfs.errors import NotFound, RbdfsError
 from rbdfs.image import directory
 from rbdfs.image.features import Feature, ImageFlag, feature_names
 from rbdfs.image.header import Header, Parent, SnapInfo, read_header
-from rbdfs.image.lookup import lookup
+from rbdfs.image.lookup import lookup, name_of
 from rbdfs.image.spec import DEFAULT_POOL, ImageSpec, PoolSpec
 from rbdfs.image.usage import Usage, disk_usage
 from rbdfs.rados.api import IoCtx
@@ -41,18 +43,16 @@ def declare_du(parser: Parser) -> None:
 
 
 async def parent_spec(ioctx: IoCtx, parent: Parent) -> ImageSpec:
-    """The names of a clone's parent; ids stand for the names of what is in the trash or gone."""
-    pool = await ioctx.cluster.open_pool(PoolId(parent.pool_id), parent.namespace)
-    name, snap = parent.image_id, str(parent.snap_id)
-    for image, image_id in (await directory.list_images(pool)).items():
-        if image_id == parent.image_id:
-            name = image
-    try:
+    """The names of a clone's parent; ids stand for those of what is in the trash, gone, or not ours to read."""
+    pool_name, name, snap = str(parent.pool_id), parent.image_id, str(parent.snap_id)
+    with suppress(RbdfsError):
+        pool = await ioctx.cluster.open_pool(PoolId(parent.pool_id), parent.namespace)
+        pool_name = pool.pool_name
+        with suppress(NotFound):
+            name = await name_of(pool, parent.image_id)
         found = (await read_header(pool, parent.image_id)).snap_by_id(parent.snap_id)
         snap = found.name if found else snap
-    except NotFound:
-        pass
-    return ImageSpec(pool.pool_name, parent.namespace, name, snap)
+    return ImageSpec(pool_name, parent.namespace, name, snap)
 
 
 async def show_info(arguments: Arguments) -> None:

@@ -13,7 +13,6 @@ from functools import partial
 import trio
 
 from rbdfs.cls import rbd
-from rbdfs.cls.directory import DIRECTORY, get_image_name
 from rbdfs.cls.notify import (
     AcquiredLock,
     AsyncComplete,
@@ -27,14 +26,14 @@ from rbdfs.cls.notify import (
     Unknown,
     Unquiesce,
 )
-from rbdfs.cls.query import ask, change
+from rbdfs.cls.query import change
 from rbdfs.errors import Blocklisted, Gone, NotFound, NotSupported, RbdfsError, ReadOnly
 from rbdfs.image.changes import ImageChange, OnChange
 from rbdfs.image.data_path import DataPath
 from rbdfs.image.exclusive_lock import ExclusiveLock
 from rbdfs.image.features import Feature, ImageFlag, forbids_writing
 from rbdfs.image.header import Header, SnapInfo, read_header
-from rbdfs.image.lookup import where
+from rbdfs.image.lookup import name_of, where
 from rbdfs.image.names import header_object
 from rbdfs.image.object_map import ObjectMap, Run
 from rbdfs.image.watcher import Answer, Watcher
@@ -407,7 +406,7 @@ class ImageCore(ABC):
             news = self._updates_handled = self._updates_heard
             try:
                 header = await read_header(self.ioctx, self.image_id)
-                name = await ask(self.ioctx, DIRECTORY, get_image_name(self.image_id))
+                name = await name_of(self.ioctx, self.image_id)
             except NotFound:  # in the trash, or being removed, an image has no name; else it is gone
                 await self.refresh_locked()
                 return

@@ -23,6 +23,11 @@ async def lookup(ioctx: IoCtx, name: str) -> str:
     raise NotFound(f"{where(ioctx, name)}: no such image")
 
 
+async def name_of(ioctx: IoCtx, image_id: str) -> str:
+    """The name of an image; NotFound where it has none, as in the trash."""
+    return await ask(ioctx, directory.DIRECTORY, directory.get_image_name(image_id))
+
+
 def where(ioctx: IoCtx, name: str) -> str:
     """An image, for messages."""
     return "/".join(part for part in (ioctx.pool_name, ioctx.namespace, name) if part)

@@ -12,7 +12,7 @@ from rbdfs.cls.query import ask, change
 from rbdfs.errors import Corrupt, Exists, NotFound, RbdfsError, ReadOnly
 from rbdfs.image.features import forbids_writing
 from rbdfs.image.header import read_header
-from rbdfs.image.lookup import exists, lookup, where
+from rbdfs.image.lookup import exists, lookup, name_of, where
 from rbdfs.image.names import header_object, id_object, old_header_object
 from rbdfs.image.spec import check_image_name
 from rbdfs.image.watcher import announce_update
@@ -37,7 +37,7 @@ async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
     try:
         await change(ioctx, directory.DIRECTORY, directory.rename_image(name, new_name, image_id))
     except RbdfsError:  # done or not: the directory knows, and where it does not answer, both names lead to the image
-        if await ask(ioctx, directory.DIRECTORY, directory.get_image_name(image_id)) != new_name:
+        if await name_of(ioctx, image_id) != new_name:
             await calls.remove(ioctx, id_object(new_name), missing_ok=True)
             raise
     await calls.remove(ioctx, id_object(name), missing_ok=True)

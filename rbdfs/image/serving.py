@@ -4,12 +4,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rbdfs.cls import notify
-from rbdfs.cls.directory import DIRECTORY, get_image_name
-from rbdfs.cls.query import ask
 from rbdfs.cls.rbd_types import SnapKind
 from rbdfs.errors import NotFound, NotSupported
 from rbdfs.image import metadata, resizing, snap_steps
 from rbdfs.image.core import ImageCore
+from rbdfs.image.lookup import name_of
 from rbdfs.image.progress import OnProgress
 from rbdfs.image.renaming import rename
 
@@ -49,7 +48,7 @@ async def _snap_unprotect(image: ImageCore, message: notify.SnapUnprotect, _: On
 
 
 async def _rename(image: ImageCore, message: notify.Rename, _: OnProgress) -> None:
-    name = await ask(image.ioctx, DIRECTORY, get_image_name(image.image_id))
+    name = await name_of(image.ioctx, image.image_id)
     await rename(image.ioctx, name, message.image_name)
 
 
