@@ -1,6 +1,7 @@
 """Changes whose answer is lost, late, or not waited for: what was acknowledged is there, whatever was done of them."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -16,6 +17,25 @@ from rbdfs.image.names import object_map_object
 from rbdfs.rados import calls
 from rbdfs.rados.api import WatchEvent, WatchLost
 from rbdfs.rados.ops import ReadOp, Remove, Reply, Truncate, Zero
+
+
+@contextmanager
+def not_answered(ioctx: FaultyIoCtx, method: str, *, is_cancelled: bool) -> Iterator[None]:
+    """The call of a method is done: after the caller was cancelled, or its answer is lost."""
+    scope, is_it = trio.CancelScope(), calls_method(method)
+
+    def holds(name: str, op: Op) -> bool:
+        if is_it(name, op):
+            scope.cancel()
+        return is_it(name, op)
+
+    if is_cancelled:
+        ioctx.holds = holds
+    else:
+        ioctx.loses = is_it
+    with scope:
+        yield
+    ioctx.release()
 
 
 @pytest.mark.parametrize("is_answered", [True, False])
@@ -177,21 +197,9 @@ async def test_a_rename_that_may_have_been_done_leaves_a_name_that_leads_to_the_
 ) -> None:
     async with pools.client() as inner:
         image_id = await directory.create(inner, "old", MIB)
-        ioctx, scope = FaultyIoCtx(inner), trio.CancelScope()
-        is_renaming = calls_method("dir_rename_image")
-
-        def holds(name: str, op: Op) -> bool:
-            if is_renaming(name, op):
-                scope.cancel()
-            return is_renaming(name, op)
-
-        if is_cancelled:
-            ioctx.holds = holds
-        else:
-            ioctx.loses = is_renaming
-        with scope:
+        ioctx = FaultyIoCtx(inner)
+        with not_answered(ioctx, "dir_rename_image", is_cancelled=is_cancelled):
             await directory.rename(ioctx, "old", "new")
-        ioctx.release()
         assert await directory.list_images(inner) == {"new": image_id}
         assert bytes(await calls.read(inner, "rbd_id.new", 4, 0)).decode() == image_id
         assert await lookup(inner, "new") == image_id
@@ -200,21 +208,9 @@ async def test_a_rename_that_may_have_been_done_leaves_a_name_that_leads_to_the_
 @pytest.mark.parametrize("is_cancelled", [True, False])
 async def test_an_image_whose_entry_may_have_been_made_can_be_used(pools: Pools, is_cancelled: bool) -> None:
     async with pools.client() as inner:
-        ioctx, scope = FaultyIoCtx(inner), trio.CancelScope()
-        is_adding = calls_method("dir_add_image")
-
-        def holds(name: str, op: Op) -> bool:
-            if is_adding(name, op):
-                scope.cancel()
-            return is_adding(name, op)
-
-        if is_cancelled:
-            ioctx.holds = holds
-        else:
-            ioctx.loses = is_adding
-        with scope:
+        ioctx = FaultyIoCtx(inner)
+        with not_answered(ioctx, "dir_add_image", is_cancelled=is_cancelled):
             await directory.create(ioctx, "vm", MIB)
-        ioctx.release()
         assert list(await directory.list_images(inner)) == ["vm"]
         async with open_image(inner, "vm") as image:
             await image.write(0, b"x")

@@ -1,23 +1,18 @@
 """Pools that come and go: nothing of one shows in another, and nothing of one that went is left."""
 
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
+from local.slow_media import MIB, slow_down_large_writes
 
 from rbdfs.errors import PoolNotFound
 from rbdfs.image import directory, snapshots
 from rbdfs.image.image import open_image
-from rbdfs.local import engine
 from rbdfs.local.cluster import check_store, open_store
-from rbdfs.local.media import Media
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import HEAD, CloneRange, Write, WriteOp
-
-MIB = 1 << 20
 
 
 async def snapshot_before_a_change(ioctx: IoCtx, name: str) -> None:
@@ -75,19 +70,11 @@ async def test_what_waits_when_a_pool_is_removed_leaves_nothing(
 ) -> None:
     """A clone waits until a thread has written what it is made of, and the pool goes meanwhile."""
     path = tmp_path / "store"
-    write = Media.write
-
-    def write_slowly(self: Media, offset: int, data: Any) -> None:
-        if len(data) == MIB:
-            time.sleep(0.2)
-        write(self, offset, data)
-
     async with open_store(path, create=True) as cluster:
         await cluster.create_pool("rbd")
         ioctx = await cluster.open_pool("rbd")
         await calls.write(ioctx, "source", 0, b"a" * MIB)
-        monkeypatch.setattr(Media, "write", write_slowly)
-        monkeypatch.setattr(engine, "_PROBE", 1)
+        slow_down_large_writes(monkeypatch)
         outcomes: list[object] = []
         ioctx.submit("source", WriteOp([Write(0, b"b" * MIB)]), outcomes.append)
         ioctx.submit("target", WriteOp([CloneRange(0, "source", 0, MIB, HEAD)]), outcomes.append)

@@ -5,17 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from local.slow_media import MIB, slow_down_large_writes
 
 from rbdfs.errors import Busy, StoreFailure
-from rbdfs.local import cluster as cluster_module, engine as engine_module, remote, store
+from rbdfs.local import cluster as cluster_module, remote, store
 from rbdfs.local.cluster import LocalCluster, open_store
 from rbdfs.local.engine import Engine
 from rbdfs.local.link import Link
@@ -27,7 +26,6 @@ from rbdfs.rados.api import IoCtx, WatchEvent, WatchLost
 from rbdfs.rados.ops import Append, Create, Reply, Write, WriteOp
 
 ROOT = Path(__file__).parents[2]
-MIB = 1 << 20
 
 
 class OwnerProcess:
@@ -235,18 +233,10 @@ async def test_owner_may_take_its_time_to_leave(tmp_path: Path, monkeypatch: pyt
 
 async def test_what_waits_when_the_owner_leaves_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An op waits behind a write in a thread: the owner does it, and says so."""
-    write = Media.write
-
-    def write_slowly(self: Media, offset: int, data: Any) -> None:
-        if len(data) == MIB:
-            time.sleep(0.3)
-        write(self, offset, data)
-
     async with open_owner(tmp_path / "store") as leave, open_store(tmp_path / "store") as cluster:
         ioctx = await cluster.open_pool("rbd")
         await calls.write(ioctx, "o", 0, b"a" * MIB)
-        monkeypatch.setattr(Media, "write", write_slowly)
-        monkeypatch.setattr(engine_module, "_PROBE", 1)
+        slow_down_large_writes(monkeypatch)
         outcomes: list[object] = []
         ioctx.submit("o", WriteOp([Write(0, b"b" * MIB)]), outcomes.append)
         ioctx.submit("o", WriteOp([Append(b"once")]), outcomes.append)
