@@ -8,6 +8,7 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -109,7 +110,8 @@ class Server:
         Whoever is not told goodbye takes it that what was not flushed is lost: as it is where closing failed.
         """
         self._is_closing = True  # whoever has not been greeted yet gets no seat: nothing is applied from here on
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # else the next owner removes it; what is here must be made durable
+            self._path.unlink(missing_ok=True)
         for seat in self._seats:
             seat.stop()
         for seat in list(self._seats):
