@@ -6,7 +6,8 @@ How an image is emptied before its name goes is in `removal.py`, and how it chan
 """
 
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Unpack
 
 from rbdfs.cls import directory, object_map, rbd
@@ -30,20 +31,27 @@ _PAGE = 1024
 _ID_LENGTH = 14  # RBD_MAX_IMAGE_ID_LENGTH
 
 
+@contextmanager
+def _none_where_none_was_ever_made() -> Iterator[None]:
+    """A directory comes with its first entry; without its pool, nobody knows what was in it."""
+    try:
+        yield
+    except PoolNotFound:
+        raise
+    except NotFound:
+        pass
+
+
 async def list_images(ioctx: IoCtx) -> dict[str, str]:
     """Image name -> image id, sorted by name, but for images in the trash; PoolNotFound."""
     images: dict[str, str] = {}
     page: dict[str, str] = {}
-    try:
+    with _none_where_none_was_ever_made():
         while not images or len(page) == _PAGE:
             page = await ask(ioctx, directory.DIRECTORY, directory.list_images(next(reversed(images), ""), _PAGE))
             images |= page
             if not page:
                 break
-    except PoolNotFound:
-        raise
-    except NotFound:  # no image was ever made
-        pass
     return dict(sorted(images.items()))
 
 
@@ -131,11 +139,11 @@ async def remove(ioctx: IoCtx, name: str, *, on_progress: OnProgress = quiet) ->
 
 
 async def list_namespaces(ioctx: IoCtx) -> list[str]:
-    """The namespaces of a pool, sorted."""
+    """The namespaces of a pool, sorted; PoolNotFound."""
     names: list[str] = []
     page: list[str] = []
     root = ioctx.with_namespace("")
-    with suppress(NotFound):
+    with _none_where_none_was_ever_made():
         while not names or len(page) == _PAGE:
             query = directory.list_namespaces(names[-1] if names else "", _PAGE)
             page = await ask(root, directory.NAMESPACES, query)

@@ -242,9 +242,7 @@ class Engine:
                 self._touch(obj, head)
             is_last = not obj.writing
             if is_last and obj.waiting is None:
-                obj.waiting = (
-                    deque()
-                )  # what `on_complete` submits waits for `_go_on`, the only one that starts ops here
+                obj.waiting = deque()  # what `on_complete` submits is for `_go_on` to start
             on_complete(error or Reply([None], obj.version))
             if is_last:
                 self._go_on(obj)

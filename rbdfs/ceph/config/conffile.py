@@ -2,8 +2,8 @@
 
 A file is made of `[section]` lines and of `key = value` lines; keys before the first section belong to [global]. The
 words of a key are joined by blanks, `_` or `-`, all the same. `#` and `;` begin a comment, also behind a value, unless
-they are quoted or escaped by a backslash. A line that ends in a backslash goes on in the next,
-but for a comment.
+they are quoted or escaped by a backslash. A line that ends in a backslash goes on in the next, but for
+a comment.
 """
 
 import re
@@ -27,7 +27,7 @@ _SECTION = re.compile(r"\[([^\]]+)\]\s*(?:[#;].*)?$")
 _KEY = re.compile(r"([^=#;\[\]]+?)\s*=\s*(.*)$", re.DOTALL)
 _QUOTED = re.compile(r"""(["'])((?:\\.|(?!\1).)*)\1\s*(?:[#;].*)?$""", re.DOTALL)
 _PLAIN = re.compile(r"((?:\\.|[^#;\\])*)", re.DOTALL)
-_COMMENT = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^#;\\"'])*[#;]""", re.DOTALL)  # there is one
+_COMMENT = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^#;\\"'])*[#;]""", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
