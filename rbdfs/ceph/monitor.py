@@ -39,7 +39,7 @@ from rbdfs.ceph.messages import (
 from rbdfs.ceph.monmap import MonMap
 from rbdfs.ceph.msgr2.connection import Connection, ConnectionLost, Identity
 from rbdfs.ceph.msgr2.login import Mode
-from rbdfs.ceph.types import EntityAddr, EntityType
+from rbdfs.entities import EntityAddr, EntityType
 from rbdfs.errors import AuthenticationFailed, NotSupported, RbdfsError, TimedOut, from_result
 from rbdfs.rados.ops import PoolId, SnapId
 from rbdfs.wire import Buffer, Cursor

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from rbdfs.ceph.types import AddrVec
+from rbdfs.entities import AddrVec
 from rbdfs.errors import WireError
 from rbdfs.wire import Buffer, Cursor
 

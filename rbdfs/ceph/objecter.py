@@ -37,7 +37,7 @@ from rbdfs.ceph.pending import HeldOps, ObjectTarget, PendingOp, make_encoded_op
 from rbdfs.ceph.placement import NO_OSD, is_new_interval, place
 from rbdfs.ceph.pool import PoolFlag
 from rbdfs.ceph.session import OSDSession
-from rbdfs.ceph.types import EntityAddr, EntityType
+from rbdfs.entities import EntityAddr, EntityType
 from rbdfs.errors import (
     Blocklisted,
     NotFound,

@@ -12,7 +12,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
-from rbdfs.ceph.types import EntityAddr, EntityName
+from rbdfs.entities import EntityAddr, EntityName
 from rbdfs.errors import InvalidArgument, NotSupported
 from rbdfs.rados import ops
 from rbdfs.rados.ops import Buffer, SnapId

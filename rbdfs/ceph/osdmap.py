@@ -17,7 +17,7 @@ from rbdfs.ceph import osdmap_parts as parts
 from rbdfs.ceph.crush.map import CrushMap
 from rbdfs.ceph.osdmap_parts import SnapIntervals
 from rbdfs.ceph.pool import PgId, Pool
-from rbdfs.ceph.types import AddrVec, EntityAddr
+from rbdfs.entities import AddrVec, EntityAddr
 from rbdfs.errors import ProtocolError, WireError
 from rbdfs.rados.ops import PoolId
 from rbdfs.wire import Buffer, Cursor

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import crc32c
 
 from rbdfs.ceph.pool import PgId, Pool
-from rbdfs.ceph.types import AddrType, EntityAddr, UTime
+from rbdfs.entities import AddrType, EntityAddr, UTime
 from rbdfs.errors import WireError
 from rbdfs.rados.ops import PoolId
 from rbdfs.wire import S32, S64, U32, U64, Cursor, codec_of

@@ -18,7 +18,7 @@ from rbdfs.ceph.messages import BackoffCode, MessageType, OSDBackoff, OSDMapMess
 from rbdfs.ceph.msgr2.connection import Connection, ConnectionLost
 from rbdfs.ceph.op_message import OpReply, decode_reply
 from rbdfs.ceph.pending import ObjectTarget, PendingOp
-from rbdfs.ceph.types import EntityAddr
+from rbdfs.entities import EntityAddr
 from rbdfs.errors import AuthenticationFailed, NotSupported, RbdfsError, StoreFailure
 from rbdfs.wire import Buffer
 

@@ -10,7 +10,7 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple, Self
 
 from rbdfs.cls.query import Query
-from rbdfs.cls.types import EntityAddress, EntityName, Time
+from rbdfs.entities import EntityAddr, EntityName, UTime
 from rbdfs.rados.ops import Call
 from rbdfs.wire import U8, Cursor, Record, envelope
 
@@ -59,8 +59,8 @@ class LockerId(NamedTuple):
 class LockerInfo(Record, version=1, compat=1):
     """What is known of a locker (`locker_info_t`); no expiration is zero."""
 
-    expiration: Time
-    address: EntityAddress
+    expiration: UTime
+    address: EntityAddr
     description: str
 
 
@@ -82,7 +82,7 @@ class LockArgument(Record, version=1, compat=1):
     cookie: str
     tag: str
     description: str
-    duration: Time
+    duration: UTime
     flags: U8
 
 
@@ -153,7 +153,7 @@ def lock(
     flags: int = 0,
 ) -> Call:
     """Take a lock, for a while or (0) for good; Busy where another holds it, Exists where this locker does."""
-    return _call("lock", LockArgument(name, type_, cookie, tag, description, Time.from_ns(duration_ns), flags))
+    return _call("lock", LockArgument(name, type_, cookie, tag, description, UTime.from_ns(duration_ns), flags))
 
 
 def unlock(name: str, cookie: str) -> Call:

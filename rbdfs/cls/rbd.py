@@ -18,7 +18,7 @@ from rbdfs.cls.rbd_types import (
     SnapNamespace,
     SnapshotInfo,
 )
-from rbdfs.cls.types import Time
+from rbdfs.entities import UTime
 from rbdfs.rados.ops import Call, SnapContext, SnapId
 from rbdfs.wire import S64, U8, U64, Buffer, Cursor, encode_values
 
@@ -118,19 +118,19 @@ def set_stripe_unit_count(unit: int, count: int) -> Call:
     return call("set_stripe_unit_count", (U64, unit), (U64, count))
 
 
-def get_create_timestamp() -> Query[Time]:
+def get_create_timestamp() -> Query[UTime]:
     """When the image was made; zero where the header does not say."""
-    return Query(call("get_create_timestamp"), Time.from_bytes)
+    return Query(call("get_create_timestamp"), UTime.from_bytes)
 
 
-def get_access_timestamp() -> Query[Time]:
+def get_access_timestamp() -> Query[UTime]:
     """When the image was last read, as far as clients say."""
-    return Query(call("get_access_timestamp"), Time.from_bytes)
+    return Query(call("get_access_timestamp"), UTime.from_bytes)
 
 
-def get_modify_timestamp() -> Query[Time]:
+def get_modify_timestamp() -> Query[UTime]:
     """When the image was last written, as far as clients say."""
-    return Query(call("get_modify_timestamp"), Time.from_bytes)
+    return Query(call("get_modify_timestamp"), UTime.from_bytes)
 
 
 def set_access_timestamp() -> Call:

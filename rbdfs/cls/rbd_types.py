@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Self
 
-from rbdfs.cls.types import Time
+from rbdfs.entities import UTime
 from rbdfs.wire import S64, U8, U32, U64, Cursor, Record, envelope, since
 
 NO_SNAP = 2**64 - 2  # CEPH_NOSNAP
@@ -179,7 +179,7 @@ class SnapshotInfo(Record, version=1, compat=1):
     namespace: SnapNamespace
     name: str
     image_size: U64
-    timestamp: Time
+    timestamp: UTime
     child_count: U32
 
 
@@ -243,8 +243,8 @@ class TrashSpec(Record, version=2, compat=1):
 
     source: U8 = TrashSource.USER
     name: str = ""
-    deletion_time: Time = field(default_factory=Time)
-    deferment_end_time: Time = field(default_factory=Time)
+    deletion_time: UTime = field(default_factory=UTime)
+    deferment_end_time: UTime = field(default_factory=UTime)
     state: U8 = since(2, default=TrashState.NORMAL)
 
 

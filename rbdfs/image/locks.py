@@ -8,7 +8,7 @@ does, so that nothing which that client has still on its way is written.
 from rbdfs.cls import lock
 from rbdfs.cls.lock import RBD_LOCK, LockerId, LockType
 from rbdfs.cls.query import ask, change
-from rbdfs.cls.types import EntityName
+from rbdfs.entities import EntityName
 from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound
 from rbdfs.image.lookup import lookup, where
 from rbdfs.image.names import header_object

@@ -40,7 +40,7 @@ from rbdfs.ceph.msgr2.frames import CRC, PREAMBLE_SIZE, CrcFrames, FrameCodec, T
 from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.ceph.msgr2.secure import SECRET_SIZE, SecureFrames
 from rbdfs.ceph.osdmap import OSDMap
-from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr, EntityType, UTime
+from rbdfs.entities import AddrType, AddrVec, EntityAddr, EntityType, UTime
 from rbdfs.wire import Buffer, Cursor, encode_value
 
 AUTH, MON, OSD = EntityType.AUTH, EntityType.MON, EntityType.OSD

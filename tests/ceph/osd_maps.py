@@ -14,7 +14,7 @@ from ceph.pools import make_pool
 from rbdfs.ceph.crush.map import ITEM_NONE, CrushMap, RuleType
 from rbdfs.ceph.osdmap import IN, MapFlag, OSDMap
 from rbdfs.ceph.pool import PgId, Pool, PoolFlag
-from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr
+from rbdfs.entities import AddrType, AddrVec, EntityAddr
 from rbdfs.rados.ops import PoolId
 from rbdfs.wire import S32, U32, codec_of, envelope
 

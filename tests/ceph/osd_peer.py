@@ -27,7 +27,7 @@ from rbdfs.ceph.op_message import OpFlag
 from rbdfs.ceph.osdmap import MapFlag, OSDMap, PgId
 from rbdfs.ceph.pending import ObjectTarget
 from rbdfs.ceph.placement import locate
-from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr
+from rbdfs.entities import AddrType, AddrVec, EntityAddr
 from rbdfs.rados.ops import PoolId
 from rbdfs.wire import Buffer, Cursor
 

@@ -13,7 +13,7 @@ from rbdfs.ceph.cluster import connect
 from rbdfs.ceph.config import ConnectOptions, Flags, load
 from rbdfs.ceph.msgr2 import connection
 from rbdfs.ceph.msgr2.login import Mode
-from rbdfs.ceph.types import EntityAddr
+from rbdfs.entities import EntityAddr
 from rbdfs.rados.ops import Append, Read, ReadOp, Write, WriteOp
 
 pytestmark = pytest.mark.cluster

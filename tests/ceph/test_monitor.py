@@ -28,7 +28,7 @@ from rbdfs.ceph.messages import (
 from rbdfs.ceph.monitor import MonitorClient
 from rbdfs.ceph.monmap import MonInfo, MonMap
 from rbdfs.ceph.msgr2.connection import ConnectionLost, Identity
-from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr
+from rbdfs.entities import AddrType, AddrVec, EntityAddr
 from rbdfs.errors import AuthenticationFailed, NotFound, NotSupported, TimedOut
 from rbdfs.rados.ops import PoolId
 from rbdfs.wire import Buffer

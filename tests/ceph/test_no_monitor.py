@@ -12,7 +12,7 @@ from rbdfs.ceph.cephx.keys import KeyType
 from rbdfs.ceph.cluster import connect
 from rbdfs.ceph.config import ConnectOptions
 from rbdfs.ceph.msgr2 import connection
-from rbdfs.ceph.types import AddrType, EntityAddr
+from rbdfs.entities import AddrType, EntityAddr
 from rbdfs.errors import TimedOut
 
 REFUSES, ALSO, SILENT = (EntityAddr(AddrType.MSGR2, f"192.0.2.{number}", 3300) for number in (1, 2, 3))

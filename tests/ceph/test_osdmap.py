@@ -13,7 +13,7 @@ from rbdfs.ceph.monmap import MonMap
 from rbdfs.ceph.osdmap import IN, Incremental, MapFlag, OSDMap
 from rbdfs.ceph.placement import place
 from rbdfs.ceph.pool import PgId, Pool, PoolFlag
-from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr
+from rbdfs.entities import AddrType, AddrVec, EntityAddr
 from rbdfs.errors import NotSupported, ProtocolError, WireError
 from rbdfs.rados.ops import PoolId
 

@@ -9,7 +9,7 @@ from image.faulty import FaultyIoCtx
 
 from rbdfs.cls import lock
 from rbdfs.cls.query import ask, change
-from rbdfs.cls.types import EntityName
+from rbdfs.entities import EntityName
 from rbdfs.errors import Blocklisted, Busy, Exists, NotFound
 from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature

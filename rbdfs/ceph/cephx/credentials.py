@@ -41,7 +41,7 @@ from rbdfs.ceph.cephx.structures import (
     expect_request,
 )
 from rbdfs.ceph.msgr2.login import Method, Secrets
-from rbdfs.ceph.types import EntityType
+from rbdfs.entities import EntityType
 from rbdfs.errors import AuthenticationFailed, WireError
 from rbdfs.wire import decode_value
 

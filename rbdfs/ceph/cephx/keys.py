@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Self
 
 from rbdfs.ceph.cephx.ciphers import Aes128Cipher, Aes256Krb5Cipher, KeyCipher, Random
-from rbdfs.ceph.types import UTime
+from rbdfs.entities import UTime
 from rbdfs.errors import WireError
 from rbdfs.wire import Buffer, Cursor
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from rbdfs.ceph.cephx.keys import CryptoKey
-from rbdfs.ceph.types import UTime
+from rbdfs.entities import UTime
 from rbdfs.errors import WireError
 from rbdfs.wire import S16, S32, U8, U16, U32, U64, Cursor, Record
 

@@ -15,7 +15,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 
-from rbdfs.ceph.types import AddrType, EntityAddr
+from rbdfs.entities import AddrType, EntityAddr
 from rbdfs.errors import ConfigError
 
 PORT = 3300

@@ -18,7 +18,7 @@ from rbdfs.ceph.config import conffile, monhost
 from rbdfs.ceph.config.keyring import find_key
 from rbdfs.ceph.config.settings import Settings
 from rbdfs.ceph.msgr2.login import Method, Mode
-from rbdfs.ceph.types import EntityAddr
+from rbdfs.entities import EntityAddr
 from rbdfs.errors import ConfigError
 
 DEFAULT_CONF = "/etc/ceph/$cluster.conf,$home/.ceph/$cluster.conf,$cluster.conf"

@@ -25,7 +25,7 @@ from rbdfs.ceph.msgr2.frames import Tag
 from rbdfs.ceph.msgr2.handshake import Established, Handshake
 from rbdfs.ceph.msgr2.login import Login, Mode
 from rbdfs.ceph.msgr2.outbox import current_outbox
-from rbdfs.ceph.types import EntityAddr, EntityType, UTime
+from rbdfs.entities import EntityAddr, EntityType, UTime
 from rbdfs.errors import ProtocolError, RbdfsError, WireError
 from rbdfs.wire import Buffer
 

@@ -24,7 +24,7 @@ from rbdfs.ceph.msgr2.buffers import BufferPool
 from rbdfs.ceph.msgr2.frames import CrcFrames, FrameCodec, Tag
 from rbdfs.ceph.msgr2.login import Login, Mode
 from rbdfs.ceph.msgr2.secure import SecureFrames
-from rbdfs.ceph.types import AddrType, AddrVec, EntityAddr, EntityType
+from rbdfs.entities import AddrType, AddrVec, EntityAddr, EntityType
 from rbdfs.errors import AuthenticationFailed, NotSupported, ProtocolError
 from rbdfs.wire import S32, S64, U8, U32, U64, Buffer, Raw, Record
 

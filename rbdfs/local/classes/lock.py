@@ -21,7 +21,7 @@ from rbdfs.cls.lock import (
     SetCookieArgument,
     UnlockArgument,
 )
-from rbdfs.cls.types import EntityAddress, EntityName, Time
+from rbdfs.entities import EntityAddr, EntityName, UTime
 from rbdfs.errors import NoData, NotFound
 from rbdfs.local.classes.context import MethodContext
 from rbdfs.local.classes.support import Registry, decoded, failure
@@ -79,8 +79,8 @@ def _lock(context: MethodContext, argument: LockArgument) -> None:
         raise failure(context, errno.ENOENT, f"lock {argument.name} is not held by this client")
     if info.lockers and (argument.type != LockType.SHARED or info.type != argument.type):
         raise failure(context, errno.EBUSY, f"lock {argument.name} is held by another client")
-    expiration = Time.from_ns(context.now + argument.duration.ns) if argument.duration.ns else Time()
-    info.lockers[me] = LockerInfo(expiration, EntityAddress.parse(context.caller_address), argument.description)
+    expiration = UTime.from_ns(context.now + argument.duration.ns) if argument.duration.ns else UTime()
+    info.lockers[me] = LockerInfo(expiration, EntityAddr.parse(context.caller_address), argument.description)
     info.type, info.tag = argument.type, argument.tag
     _write(context, argument.name, info)
 

@@ -5,7 +5,7 @@
 | size, order, features           | u64, u8, u64                                     |
 | object_prefix                   | string                                           |
 | snap_seq                        | u64: the newest snapshot id ever given           |
-| create/access/modify_timestamp  | Time                                             |
+| create/access/modify_timestamp  | UTime                                            |
 | flags, op_features              | u64; absent while 0                              |
 | stripe_unit, stripe_count       | u64; absent without Feature.STRIPINGV2           |
 | data_pool_id                    | s64; absent without Feature.DATA_POOL            |
@@ -28,7 +28,7 @@ from rbdfs.cls.rbd_types import (
     Feature,
     GroupSpec,
 )
-from rbdfs.cls.types import Time
+from rbdfs.entities import UTime
 from rbdfs.local.classes.context import MethodContext
 from rbdfs.local.classes.stored import read_parent, read_snapshot, write_parent, write_snapshot
 from rbdfs.local.classes.support import (
@@ -91,7 +91,7 @@ def _create(
         raise failure(context, errno.EINVAL, "operations is an internal feature")
     if bool(features & Feature.DATA_POOL) != (data_pool_id != -1):
         raise failure(context, errno.EINVAL, "a data pool and the feature data-pool go together")
-    now = encode_values((Time, Time.from_ns(context.now)))
+    now = encode_values((UTime, UTime.from_ns(context.now)))
     values = {
         "size": encode_values((U64, size)),
         "order": encode_values((U8, order)),
@@ -210,11 +210,11 @@ def _declare_timestamps() -> None:
         key = f"{which}_timestamp"
 
         def get(context: MethodContext, key: str = key) -> bytes:
-            return encode_values((Time, find_key(context, key, Time, Time())))
+            return encode_values((UTime, find_key(context, key, UTime, UTime())))
 
         def put(context: MethodContext, key: str = key) -> None:
             require_exists(context)
-            write_key(context, key, Time, Time.from_ns(context.now))
+            write_key(context, key, UTime, UTime.from_ns(context.now))
 
         _REGISTRY.reads(f"get_{key}")(get)
         if which != "create":

@@ -17,7 +17,7 @@ from rbdfs.cls.rbd_types import (
     SnapshotInfo,
     TrashSnapContent,
 )
-from rbdfs.cls.types import Time
+from rbdfs.entities import UTime
 from rbdfs.local.classes.context import MethodContext
 from rbdfs.local.classes.rbd_header import change_op_features, require_feature
 from rbdfs.local.classes.stored import (
@@ -76,7 +76,7 @@ def _get_snapshot_name(context: MethodContext, snap_id: int) -> bytes:
 @_REGISTRY.reads("get_snapshot_timestamp", U64)
 def _get_snapshot_timestamp(context: MethodContext, snap_id: int) -> bytes:
     _require_snapshot(context, snap_id)
-    return encode_values((Time, read_snapshot(context, snap_id).timestamp))
+    return encode_values((UTime, read_snapshot(context, snap_id).timestamp))
 
 
 @_REGISTRY.writes("snapshot_add", str, U64, Optional(SnapNamespace, USER))
@@ -99,7 +99,7 @@ def _snapshot_add(context: MethodContext, name: str, snap_id: int, namespace: Sn
         read_key(context, "size", U64),
         flags=find_key(context, "flags", U64, 0),
         namespace=namespace,
-        timestamp=Time.from_ns(context.now),
+        timestamp=UTime.from_ns(context.now),
         parent=parent,
     )
     if namespace.kind == SnapKind.TRASH:

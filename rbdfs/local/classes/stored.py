@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Self
 
 from rbdfs.cls.rbd_types import NO_SNAP, USER, ParentImageSpec, Protection, SnapNamespace
-from rbdfs.cls.types import Time
+from rbdfs.entities import UTime
 from rbdfs.errors import Corrupt, WireError
 from rbdfs.local.classes.context import MethodContext
 from rbdfs.local.classes.support import find_key, list_keys, write_key
@@ -57,7 +57,7 @@ class StoredSnapshot:
     protection: int = Protection.UNPROTECTED
     flags: int = 0
     namespace: SnapNamespace = USER
-    timestamp: Time = field(default_factory=Time)
+    timestamp: UTime = field(default_factory=UTime)
     child_count: int = 0
     parent_overlap: int | None = None
     parent: StoredParent = field(default_factory=StoredParent)  # as OSDs before Nautilus stored it; not written
@@ -72,7 +72,7 @@ class StoredSnapshot:
         with envelope(out, 8, 8):
             out += encode_values((U64, self.id), (str, self.name), (U64, self.image_size))
             out += encode_values((U8, self.protection), (U64, self.flags), (SnapNamespace, self.namespace))
-            out += encode_values((Time, self.timestamp), (U32, self.child_count), (U64 | None, self.parent_overlap))
+            out += encode_values((UTime, self.timestamp), (U32, self.child_count), (U64 | None, self.parent_overlap))
 
     @classmethod
     def decode(cls, cursor: Cursor) -> Self:
@@ -91,7 +91,7 @@ class StoredSnapshot:
             if version >= 5:
                 found["namespace"] = SnapNamespace.decode(cursor)
             if version >= 6:
-                found["timestamp"] = Time.decode(cursor)
+                found["timestamp"] = UTime.decode(cursor)
             if version >= 7:
                 found["child_count"] = cursor.u32()
             if version >= 8:

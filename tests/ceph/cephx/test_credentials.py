@@ -27,7 +27,7 @@ from rbdfs.ceph.cephx.structures import (
     TicketSecret,
 )
 from rbdfs.ceph.msgr2.login import Method
-from rbdfs.ceph.types import EntityType, UTime
+from rbdfs.entities import EntityType, UTime
 from rbdfs.errors import AuthenticationFailed, RbdfsError, WireError
 from rbdfs.wire import encode_value
 

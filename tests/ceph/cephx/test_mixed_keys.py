@@ -15,7 +15,7 @@ from rbdfs.ceph.cephx.keys import KeyType
 from rbdfs.ceph.config import Flags, load
 from rbdfs.ceph.config.keyring import read_key
 from rbdfs.ceph.msgr2.connection import Connection, ConnectionLost, Identity
-from rbdfs.ceph.types import AddrType, EntityAddr, EntityType
+from rbdfs.entities import AddrType, EntityAddr, EntityType
 from rbdfs.errors import AuthenticationFailed
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -27,7 +27,7 @@ from rbdfs.ceph.msgr2.frames import CrcFrames, FrameCodec, Tag
 from rbdfs.ceph.msgr2.handshake import Established
 from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.ceph.msgr2.secure import SecureFrames
-from rbdfs.ceph.types import AddrVec, EntityAddr, EntityType
+from rbdfs.entities import AddrVec, EntityAddr, EntityType
 from rbdfs.errors import StoreFailure
 
 HEADER = struct.Struct("<QQHHHIHQBHH")

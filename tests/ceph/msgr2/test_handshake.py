@@ -16,7 +16,7 @@ from rbdfs.ceph.cephx.keys import CryptoKey
 from rbdfs.ceph.msgr2.frames import CrcFrames, Tag
 from rbdfs.ceph.msgr2.handshake import Handshake
 from rbdfs.ceph.msgr2.login import Login, Mode
-from rbdfs.ceph.types import EntityAddr, EntityType
+from rbdfs.entities import EntityAddr, EntityType
 from rbdfs.errors import AuthenticationFailed, NotSupported, ProtocolError, RbdfsError, WireError
 
 VECTORS = {

@@ -17,7 +17,7 @@ from rbdfs.ceph.cephx.keys import CryptoKey
 from rbdfs.ceph.config import ConnectOptions, Flags, load
 from rbdfs.ceph.msgr2.connection import Connection, ConnectionLost, Identity
 from rbdfs.ceph.msgr2.login import Mode
-from rbdfs.ceph.types import AddrType, EntityAddr, EntityType
+from rbdfs.entities import AddrType, EntityAddr, EntityType
 from rbdfs.errors import AuthenticationFailed, NotSupported
 
 pytestmark = pytest.mark.cluster

@@ -30,7 +30,7 @@ from rbdfs.cls.rbd_types import (
     SnapshotInfo,
     TrashSpec,
 )
-from rbdfs.cls.types import EntityAddress, EntityName, Time
+from rbdfs.entities import EntityAddr, EntityName, UTime
 from rbdfs.local.classes.stored import StoredSnapshot
 from rbdfs.rados.ops import Call, WriteFull
 from rbdfs.wire import U64, Cursor, encode_values
@@ -223,7 +223,7 @@ def names() -> Iterator[Item]:
         *(directory.list_namespaces(), directory.list_namespaces("a"), directory.list_namespaces("", 1)),
         *(directory.remove_namespace("q"), directory.remove_namespace("x"), directory.list_namespaces()),
     )
-    spec = TrashSpec(0, "img", Time(5, 6), Time(7, 8), 0)
+    spec = TrashSpec(0, "img", UTime(5, 6), UTime(7, 8), 0)
     yield from on(
         "trash",
         *(directory.add_trash("id9", spec), directory.add_trash("id9", spec), directory.list_trash()),
@@ -332,7 +332,7 @@ def comparable_output(step: Step, output: bytes) -> str:
     if step.method == "get_info":
         return comparable_value(lock.ATTRIBUTE_PREFIX, output)
     if step.method == "snapshot_get":
-        info = replace(SnapshotInfo.from_bytes(output), timestamp=Time())
+        info = replace(SnapshotInfo.from_bytes(output), timestamp=UTime())
         if info.namespace.kind == SnapKind.TRASH:
             info.name = "random"
         return info.to_bytes().hex()
@@ -362,7 +362,7 @@ def comparable_value(key: str, value: bytes) -> str:
     if key.endswith("_timestamp"):
         return _is_set(value)
     if key.startswith("snapshot_"):
-        snap = replace(StoredSnapshot.decode(Cursor(value)), timestamp=Time())
+        snap = replace(StoredSnapshot.decode(Cursor(value)), timestamp=UTime())
         if snap.namespace.kind == SnapKind.TRASH:
             snap = replace(snap, name="random")
         out = bytearray()
@@ -371,8 +371,8 @@ def comparable_value(key: str, value: bytes) -> str:
     if key.startswith(lock.ATTRIBUTE_PREFIX):
         info = lock.LockInfo.from_bytes(value)
         for locker in info.lockers.values():
-            locker.address = EntityAddress("192.0.2.1", 0, 0, locker.address.kind)
-            locker.expiration = Time(1 if locker.expiration.ns else 0)
+            locker.address = EntityAddr(locker.address.type, "192.0.2.1")
+            locker.expiration = UTime(1 if locker.expiration.ns else 0)
         info.lockers = {lock.LockerId(EntityName(8, 1), who.cookie): detail for who, detail in info.lockers.items()}
         return info.to_bytes().hex()
     return _short(value)

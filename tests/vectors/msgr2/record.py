@@ -22,7 +22,7 @@ from rbdfs.ceph.cephx.credentials import Credentials  # noqa: E402
 from rbdfs.ceph.config.keyring import read_key  # noqa: E402
 from rbdfs.ceph.msgr2.handshake import Handshake  # noqa: E402
 from rbdfs.ceph.msgr2.login import Login, Mode  # noqa: E402
-from rbdfs.ceph.types import EntityAddr, EntityType  # noqa: E402
+from rbdfs.entities import EntityAddr, EntityType  # noqa: E402
 
 NONCE = 0x1234567
 

@@ -6,14 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from rbdfs.ceph.types import (
-    AddrType,
-    AddrVec,
-    EntityAddr,
-    EntityName,
-    EntityType,
-    UTime,
-)
+from rbdfs.entities import AddrType, AddrVec, EntityAddr, EntityName, EntityType, UTime
 from rbdfs.errors import WireError
 
 V2 = EntityAddr(AddrType.MSGR2, "127.0.0.1", 6802, 0x11223344)
@@ -73,6 +66,7 @@ def test_single_address_in_place_of_a_vector_is_read() -> None:
 def test_empty_socket_address_is_nowhere() -> None:
     blank = bytes.fromhex("01 0101 28000000 00000000 00000000 1c000000") + bytes(28)
     assert EntityAddr.from_bytes(blank) == NOWHERE
+    assert EntityAddr.from_bytes(bytes(136)) == NOWHERE  # in the form before Nautilus
 
 
 def test_newer_address_is_read_as_far_as_it_is_known() -> None:
@@ -103,6 +97,19 @@ def test_text_is_as_ceph_shows_it() -> None:
     assert str(AddrVec([EntityAddr(9, "10.0.0.1")])) == "[10.0.0.1:0/0]"
 
 
+def test_a_client_is_read_as_object_classes_are_told_of_it() -> None:
+    assert EntityName.parse("client.4123") == EntityName(EntityType.CLIENT, 4123)
+    with pytest.raises(ValueError, match="visitor"):
+        EntityName.parse("visitor.1")
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0/40882352", "10.1.2.3:6801/0", "[::1]:0/7", "[fd00::1]:3300/12"])
+def test_an_address_keeps_its_text(text: str) -> None:
+    address = EntityAddr.parse(text)
+    assert address.type == AddrType.LEGACY  # what an OSD's classes store for a client
+    assert str(EntityAddr.from_bytes(address.to_bytes())) == text
+
+
 def test_messenger_2_address_is_chosen() -> None:
     assert AddrVec([V1, V2]).msgr2 == V2
     assert AddrVec([V1]).msgr2 is None
@@ -111,3 +118,5 @@ def test_messenger_2_address_is_chosen() -> None:
 def test_time_is_kept_to_the_nanosecond() -> None:
     assert UTime.from_float(1.25) == UTime(1, 250_000_000)
     assert float(UTime(1, 250_000_000)) == 1.25
+    assert UTime.from_ns(1_700_000_000_000_000_001) == UTime(1_700_000_000, 1)
+    assert UTime(2, 3).ns == 2_000_000_003

@@ -1,4 +1,4 @@
-"""The small structures that all of Ceph's messages are made of: addresses, names, times.
+"""Who takes part in a cluster, where, and when: the small structures in all of Ceph's messages and in object classes.
 
 Where Ceph keeps several forms of a structure (an address with a marker byte), the current form is written and all of
 them are read.
@@ -33,6 +33,14 @@ class EntityName(Record):
     type: U8
     number: S64
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `client.4123`; ValueError."""
+        kind, _, number = text.partition(".")
+        if kind.upper() not in EntityType.__members__:
+            raise ValueError(f"no entity: {text}")
+        return cls(EntityType[kind.upper()], int(number))
+
     def __str__(self) -> str:
         try:
             kind = EntityType(self.type).name.lower()
@@ -56,6 +64,7 @@ _INET = struct.Struct("!H4s8x")
 _INET6 = struct.Struct("!HI16s4s")
 _ADDR_HEAD = struct.Struct("<III")
 _SOCKADDR_STORAGE = 128
+_NANOSECONDS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,13 @@ class EntityAddr:
         """Where to connect to: `10.0.0.1:6800`, `[fe80::1]:6800`."""
         host = f"[{self.host}]" if self.is_ipv6 else self.host
         return f"{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `127.0.0.1:0/40882352` or `[::1]:0/7`, as a client's address is stored by object classes; ValueError."""
+        endpoint, _, nonce = text.partition("/")
+        host, _, port = endpoint.rpartition(":")
+        return cls(AddrType.LEGACY, str(ipaddress.ip_address(host.strip("[]"))), int(port), int(nonce or 0))
 
     def encode(self, out: bytearray) -> None:
         """Append the current form: marker 1 and an envelope."""
@@ -134,7 +150,8 @@ class EntityAddr:
             cursor.skip(3)
             nonce = cursor.u32()
             storage = bytes(cursor.take(_SOCKADDR_STORAGE))
-            return cls._from_sockaddr(AddrType.LEGACY, nonce, storage[1::-1] + storage[2:])
+            kind = AddrType.LEGACY if any(storage[:2]) else AddrType.NONE
+            return cls._from_sockaddr(kind, nonce, storage[1::-1] + storage[2:])
         if marker != 1:
             raise WireError(f"address with marker {marker}")
         with cursor.envelope(1, "EntityAddr"):
@@ -221,6 +238,16 @@ class UTime(Record):
         """From Unix time as `time.time()` tells it."""
         whole = int(seconds)
         return cls(whole, int((seconds - whole) * 1e9))
+
+    @classmethod
+    def from_ns(cls, nanoseconds: int) -> Self:
+        """From nanoseconds."""
+        return cls(*divmod(nanoseconds, _NANOSECONDS))
+
+    @property
+    def ns(self) -> int:
+        """Nanoseconds."""
+        return self.seconds * _NANOSECONDS + self.nanoseconds
 
     def __float__(self) -> float:
         return self.seconds + self.nanoseconds / 1e9
