@@ -4,12 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import calls
 import pytest
 import trio
 from cli.conftest import Run
 
 from rbdfs.connect import StoreAddress, open_cluster
-from rbdfs.rados import calls
 
 TIMESTAMP = r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}"
 

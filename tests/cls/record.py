@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import calls
 import trio
 from ceph_cluster import CephCluster, start_cluster
 from interop.librbd import our_pool, rbd
@@ -19,7 +20,6 @@ from rbdfs.cls.notify import Unknown, decode_message
 from rbdfs.cls.query import Query, ask
 from rbdfs.image.image import open_image
 from rbdfs.image.names import header_object, id_object, object_map_object
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx, NotifyEvent, Watch, WatchEvent
 
 VECTORS = Path(__file__).with_name("vectors")

@@ -3,6 +3,7 @@
 import signal
 from unittest import mock
 
+import calls
 import pytest
 import trio
 from ceph_cluster import CephCluster as Daemons, start_cluster
@@ -22,7 +23,6 @@ from rbdfs.errors import (
     TimedOut,
     TooLarge,
 )
-from rbdfs.rados import calls
 from rbdfs.rados.api import NotifyEvent, Outcome, WatchEvent, WatchLost
 from rbdfs.rados.ops import (
     Append,

@@ -1,9 +1,9 @@
 """Extended attributes and omap."""
 
+import calls
 import pytest
 
 from rbdfs.errors import Canceled, NoData, NotFound
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import (
     CompareXattr,

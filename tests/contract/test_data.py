@@ -1,9 +1,9 @@
 """Bytes of an object: written, read, zeroed, cut, compared."""
 
+import calls
 import pytest
 
 from rbdfs.errors import Canceled, Exists, ExtentMismatch, InvalidArgument, NotFound, TooLarge, VersionMismatch
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import (
     AllocHint,

@@ -1,10 +1,10 @@
 """What concerns more than one object: listing, namespaces, usage, sharing, calls of class methods, several clients."""
 
+import calls
 import pytest
 import trio
 
 from rbdfs.errors import Blocklisted, Exists, NotFound, NotSupported, PermissionDenied
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Call, CloneRange, Create, ReadOp, SnapContext, Write, WriteOp
 

@@ -2,11 +2,11 @@
 
 from typing import cast
 
+import calls
 import pytest
 import trio
 
 from rbdfs.errors import NotFound
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import (
     HEAD,

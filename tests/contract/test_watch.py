@@ -1,10 +1,10 @@
 """Watches and notifies, between clients."""
 
+import calls
 import pytest
 import trio
 
 from rbdfs.errors import NotFound
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx, NotifyEvent, Watch, WatchEvent, WatchLost
 from rbdfs.rados.ops import Create, WriteOp
 

@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import calls
 import trio
 from crash.writer import OBJECTS, pattern
 
 from rbdfs.local.cluster import check_store, open_store
-from rbdfs.rados import calls
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def run_until_killed(path: Path, generation: int, seconds: float) -> int:
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("writer.py")), str(path), str(generation)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
     )
     assert process.stdout.readline().startswith(b"flushed")
     time.sleep(seconds)

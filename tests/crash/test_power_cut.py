@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import calls
 import pytest
 import trio
 import trio.testing
@@ -20,7 +21,6 @@ from rbdfs.local.check import check_files
 from rbdfs.local.cluster import open_store
 from rbdfs.local.owner import Lock, Owner
 from rbdfs.local.session import Session
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx, Outcome
 from rbdfs.rados.ops import (
     HEAD,

@@ -7,10 +7,10 @@ objects have reached generation N, durably. Snapshots, sharing and removals go o
 import sys
 from pathlib import Path
 
+import calls
 import trio
 
 from rbdfs.local.cluster import open_store
-from rbdfs.rados import calls
 from rbdfs.rados.ops import CloneRange, SnapContext, WriteOp
 
 OBJECTS = 8

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import calls
 import pytest
 import trio
 from ceph_cluster import CephCluster as Daemons
@@ -12,7 +13,6 @@ from rbdfs.ceph.cluster import CephCluster
 from rbdfs.ceph.ioctx import CephIoCtx
 from rbdfs.ceph.pool import PoolFlag
 from rbdfs.errors import NotFound, NotSupported
-from rbdfs.rados import calls
 from rbdfs.rados.api import Outcome
 from rbdfs.rados.ops import Reply, Write, WriteFull, WriteOp
 

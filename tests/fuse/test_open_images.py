@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import calls
 import pytest
 import trio
 from image.conftest import MIB, Pools, until
@@ -16,7 +17,6 @@ from rbdfs.image.features import Feature
 from rbdfs.image.header import read_header
 from rbdfs.image.image import open_image
 from rbdfs.image.lookup import lookup
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 
 

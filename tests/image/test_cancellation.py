@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Awaitable, Callable
 
+import calls
 import pytest
 import trio
 from image.conftest import Pools
@@ -13,7 +14,6 @@ from rbdfs.image import directory, snapshots
 from rbdfs.image.features import ImageFlag
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.object_map import load_states
-from rbdfs.rados import calls
 
 UNIT = 1 << 16  # an object
 

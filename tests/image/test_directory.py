@@ -1,5 +1,6 @@
 """The images of a pool and namespace."""
 
+import calls
 import pytest
 from image.conftest import MIB, Pools, until
 from image.faulty import FaultyIoCtx
@@ -24,7 +25,6 @@ from rbdfs.image.features import Feature
 from rbdfs.image.header import read_header
 from rbdfs.image.image import ImageChange, open_image
 from rbdfs.image.names import id_object
-from rbdfs.rados import calls
 
 
 async def test_created_images_are_listed_by_name(pools: Pools) -> None:

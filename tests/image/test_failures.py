@@ -3,6 +3,7 @@
 import itertools
 from contextlib import suppress
 
+import calls
 import pytest
 import trio
 import trio.testing
@@ -27,7 +28,6 @@ from rbdfs.image.features import Feature, ImageFlag
 from rbdfs.image.header import read_header
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.object_map import load_states
-from rbdfs.rados import calls
 from rbdfs.rados.api import WatchLost
 from rbdfs.rados.ops import Remove, Truncate, WriteOp, Zero
 

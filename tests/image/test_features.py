@@ -1,5 +1,6 @@
 """Images with features that we do not write, or cannot even read."""
 
+import calls
 import pytest
 from image.conftest import MIB, Pools
 
@@ -11,7 +12,6 @@ from rbdfs.image import directory, snapshots
 from rbdfs.image.features import Feature, ImageFlag, check_readable, feature_names, forbids_writing
 from rbdfs.image.header import read_header
 from rbdfs.image.image import open_image
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import calls
 import pytest
 import trio
 from image.conftest import MIB, Pools, until
@@ -14,7 +15,6 @@ from rbdfs.image import directory, snapshots
 from rbdfs.image.image import open_image
 from rbdfs.image.lookup import lookup
 from rbdfs.image.names import object_map_object
-from rbdfs.rados import calls
 from rbdfs.rados.api import WatchEvent, WatchLost
 from rbdfs.rados.ops import ReadOp, Remove, Reply, Truncate, Zero
 

@@ -1,5 +1,6 @@
 """The object map in step with the data objects, as `rbd object-map check` would have it."""
 
+import calls
 import pytest
 from image.conftest import MIB, Pools
 
@@ -11,7 +12,6 @@ from rbdfs.image.features import Feature, ImageFlag
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.object_map import load_states, runs_of
 from rbdfs.image.usage import disk_usage
-from rbdfs.rados import calls
 from rbdfs.rados.ops import HEAD, SnapId
 
 NONE, EXISTS, CLEAN = 0, 1, 3

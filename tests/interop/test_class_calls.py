@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import calls
 import pytest
 from ceph_cluster import CephCluster
 from local.classes.class_calls import CALLS, Step, changes, comparable_output, comparable_state, read_transcript
@@ -19,7 +20,6 @@ from rbdfs.cls.rbd_types import NO_SNAP, ChildImageSpec, ParentImageSpec
 from rbdfs.connect import CephAddress, ConnectFlags, open_cluster
 from rbdfs.errors import NotFound, RbdfsError
 from rbdfs.local.classes.registry import CLASSES
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Call, GetXattrs, ReadOp, WriteOp
 

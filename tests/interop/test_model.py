@@ -4,6 +4,7 @@ import os
 from functools import partial
 from typing import Any
 
+import calls
 import pytest
 import trio
 from ceph_cluster import CephCluster
@@ -13,7 +14,6 @@ from model.image_model import Operation, Run, existing_objects, layouts, run_seq
 
 from rbdfs.image.features import Feature
 from rbdfs.image.image import Image
-from rbdfs.rados import calls
 
 pytestmark = pytest.mark.cluster
 

@@ -6,10 +6,10 @@
 import sys
 from pathlib import Path
 
+import calls
 import trio
 
 from rbdfs.local.cluster import open_store
-from rbdfs.rados import calls
 
 
 async def main(path: Path) -> None:

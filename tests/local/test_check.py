@@ -5,13 +5,13 @@ from array import array
 from contextlib import closing
 from pathlib import Path
 
+import calls
 import pytest
 
 from rbdfs.errors import InvalidArgument, NotFound
 from rbdfs.local import store
 from rbdfs.local.blocks import BLOCK_SIZE, PAGE
 from rbdfs.local.cluster import check_store, open_store
-from rbdfs.rados import calls
 from rbdfs.rados.ops import CloneRange, OmapSet, SnapContext, WriteOp
 
 

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import calls
 import pytest
 import trio
 
@@ -16,7 +17,6 @@ from rbdfs.local.check import check_files
 from rbdfs.local.cluster import open_store
 from rbdfs.local.database import Database
 from rbdfs.local.media import Media
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import SnapContext, Truncate, Write, WriteOp
 

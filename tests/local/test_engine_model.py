@@ -6,12 +6,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import calls
 import trio
 from hypothesis import given, settings, strategies as st
 
 from rbdfs.errors import NotFound
 from rbdfs.local.cluster import check_store, open_store
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import (
     HEAD,

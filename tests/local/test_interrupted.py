@@ -4,11 +4,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import calls
 import pytest
 import trio
 
 from rbdfs.local.cluster import check_store, open_store
-from rbdfs.rados import calls
 
 _SECONDS = 20
 

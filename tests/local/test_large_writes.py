@@ -4,6 +4,7 @@ import random
 import time
 from pathlib import Path
 
+import calls
 import pytest
 import trio
 
@@ -11,7 +12,6 @@ from rbdfs.errors import NoSpace, StoreFailure
 from rbdfs.local import engine, media
 from rbdfs.local.cluster import check_store, open_store
 from rbdfs.local.media import Media
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx, Outcome
 from rbdfs.rados.ops import CloneRange, Read, ReadOp, Reply, SnapContext, Truncate, Write, WriteOp, Zero
 from rbdfs.wire import Buffer

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import calls
 import pytest
 import trio
 from local.slow_media import MIB, slow_down_large_writes
@@ -10,7 +11,6 @@ from rbdfs.errors import PoolNotFound
 from rbdfs.image import directory, snapshots
 from rbdfs.image.image import open_image
 from rbdfs.local.cluster import check_store, open_store
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import HEAD, CloneRange, Write, WriteOp
 

@@ -5,12 +5,12 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import calls
 import pytest
 
 from rbdfs.local import preallocation, store
 from rbdfs.local.blocks import BLOCK_SIZE, CHUNK
 from rbdfs.local.cluster import check_store, open_store
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import NO_SNAPS, SnapContext
 

@@ -5,6 +5,7 @@ import socket
 import struct
 from pathlib import Path
 
+import calls
 import msgpack
 import pytest
 import trio
@@ -15,7 +16,6 @@ from rbdfs.errors import ExtentMismatch, NotSupported, ProtocolError, RbdfsError
 from rbdfs.local import cluster as cluster_module, codec, store
 from rbdfs.local.cluster import open_store
 from rbdfs.local.link import Link, short_address
-from rbdfs.rados import calls
 from rbdfs.rados.ops import ReadOp, SnapContext, SnapId, Write, WriteOp
 
 ALL_ERRORS = [

@@ -8,6 +8,7 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
+import calls
 import pytest
 import trio
 import trio.testing
@@ -19,7 +20,6 @@ from rbdfs.local.cluster import check_store, open_store
 from rbdfs.local.media import Media
 from rbdfs.local.pools import REMOVED
 from rbdfs.local.session import Session
-from rbdfs.rados import calls
 from rbdfs.rados.api import Outcome
 from rbdfs.rados.ops import (
     Buffer,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import calls
 import pytest
 import trio
 import trio.testing
@@ -21,7 +22,6 @@ from rbdfs.local.link import Link
 from rbdfs.local.media import Media
 from rbdfs.local.remote import Remote
 from rbdfs.local.session import Session
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx, WatchEvent, WatchLost
 from rbdfs.rados.ops import Append, Create, Reply, Write, WriteOp
 
@@ -37,7 +37,7 @@ class OwnerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
         )
         assert self.process.stdout.readline() == "ready\n"
 

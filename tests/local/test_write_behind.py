@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import calls
 import pytest
 import trio
 
 from rbdfs.local.cluster import open_store
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Create, Remove, Write, WriteOp
 

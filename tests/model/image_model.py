@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import calls
 import trio
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from rbdfs.image import directory, snapshots
 from rbdfs.image.features import DEFAULT_FEATURES, Feature
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.object_map import CLEAN, EXISTS, NONEXISTENT, load_states
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import HEAD, SnapId
 

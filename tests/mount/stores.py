@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from uuid import uuid4
 
+import calls
 import pytest
 import trio
 from ceph_cluster import POOL, CephCluster, selected_releases
@@ -22,7 +23,6 @@ from rbdfs.connect import Address, CephAddress, ConnectFlags, StoreAddress, chec
 from rbdfs.image import directory
 from rbdfs.image.fanout import for_each
 from rbdfs.image.header import read_header
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 
 T = TypeVar("T")
