@@ -26,7 +26,7 @@ class EntityType(IntEnum):
     AUTH = 0x20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class EntityName(Record):
     """entity_name_t: `client.4123`, `osd.3`."""
 

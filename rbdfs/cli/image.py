@@ -21,6 +21,7 @@ from rbdfs.cli.options import (
     option_size,
     pool_spec,
     size,
+    spec_of,
 )
 from rbdfs.cli.output import Table, format_size, print_json, write
 from rbdfs.cli.progress import Progress
@@ -159,7 +160,7 @@ async def create_image(arguments: Arguments) -> None:
 
 async def rename_image(arguments: Arguments) -> None:
     """`rbdfs mv`."""
-    source = ImageSpec.parse(arguments.source, arguments.pool or "rbd", arguments.namespace or "")
+    source = spec_of(arguments, arguments.source)
     target = ImageSpec.parse(arguments.target, source.pool, source.namespace)
     if source.snap or target.snap:
         raise InvalidArgument("snapshot name specified for a command that doesn't use it (see rbdfs snap rename)")

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from rbdfs.cli.output import parse_size
@@ -128,6 +129,11 @@ def pool_spec(arguments: Arguments) -> PoolSpec:
     return PoolSpec(arguments.pool or DEFAULT_POOL, arguments.namespace or "")
 
 
+def spec_of(arguments: Arguments, text: str) -> ImageSpec:
+    """An image or snapshot as an argument names it; `--pool` and `--namespace` stand for what it leaves out."""
+    return ImageSpec.parse(text, arguments.pool or DEFAULT_POOL, arguments.namespace or "")
+
+
 def image_spec(arguments: Arguments, *, needs_snap: bool = False, may_have_snap: bool = False) -> ImageSpec:
     """The image that the command line names."""
     text, image = arguments.image_spec, arguments.image
@@ -136,9 +142,8 @@ def image_spec(arguments: Arguments, *, needs_snap: bool = False, may_have_snap:
     text = text if text is not None else image
     if text is None:
         raise InvalidArgument("image name was not specified")
-    spec = ImageSpec.parse(text, arguments.pool or DEFAULT_POOL, arguments.namespace or "")
-    snap = spec.snap or getattr(arguments, "snap", None) or ""
-    spec = ImageSpec(spec.pool, spec.namespace, spec.image, snap)
+    spec = spec_of(arguments, text)
+    spec = replace(spec, snap=spec.snap or getattr(arguments, "snap", None) or "")
     if needs_snap and not spec.snap:
         raise InvalidArgument(f"{spec}: snapshot name was not specified")
     if spec.snap and not (needs_snap or may_have_snap):

@@ -11,6 +11,7 @@ from rbdfs.cli.options import (
     add_connection_options,
     add_format_options,
     add_pool_options,
+    spec_of,
 )
 from rbdfs.cli.output import Table, print_json, write
 from rbdfs.cli.running import run_async
@@ -18,7 +19,7 @@ from rbdfs.errors import InvalidArgument, NotFound
 from rbdfs.fuse import state
 from rbdfs.fuse.state import MountStatus
 from rbdfs.image.image import open_image
-from rbdfs.image.spec import DEFAULT_POOL, ImageSpec, PoolSpec
+from rbdfs.image.spec import ImageSpec, PoolSpec
 
 
 def _status(parser: Parser) -> None:
@@ -47,7 +48,7 @@ def show_status(arguments: Arguments) -> int:
     if what is None or states:
         _show_mounts(arguments, states)
         return 0
-    spec = ImageSpec.parse(what, arguments.pool or DEFAULT_POOL, arguments.namespace or "")
+    spec = spec_of(arguments, what)
     return run_async(_show_watchers, arguments, spec)
 
 

@@ -14,6 +14,7 @@ from rbdfs.cli.options import (
     add_pool_options,
     add_progress_option,
     image_spec,
+    spec_of,
 )
 from rbdfs.cli.progress import Progress
 from rbdfs.errors import InvalidArgument
@@ -67,7 +68,7 @@ async def import_image(arguments: Arguments) -> None:
     name = arguments.target or Path(arguments.path).name
     if name == "-":
         raise InvalidArgument("importing from standard input needs the new image's name")
-    spec = ImageSpec.parse(name, arguments.pool or DEFAULT_POOL, arguments.namespace or "")
+    spec = spec_of(arguments, name)
     if spec.snap:
         raise InvalidArgument(f"{spec}: snapshot name specified for a command that doesn't use it")
     chosen = layout(arguments)
@@ -81,7 +82,7 @@ async def import_image(arguments: Arguments) -> None:
 
 async def export_image(arguments: Arguments) -> None:
     """`rbdfs export`."""
-    spec = ImageSpec.parse(arguments.source, arguments.pool or DEFAULT_POOL, arguments.namespace or "")
+    spec = spec_of(arguments, arguments.source)
     if arguments.path is None:
         raise InvalidArgument("path was not specified")
     target = sys.stdout.fileno() if arguments.path == "-" else Path(arguments.path)
