@@ -24,10 +24,13 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RBDFS = [sys.executable, "-m", "rbdfs"]
 TICKS = os.sysconf("SC_CLK_TCK")
+
+Job = dict[str, Any]  # of fio's report
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,19 @@ def measure(target: Target, workload: Workload, seconds: float, size: int) -> No
     record(target, workload.name, job, workload.counts_bytes, target.cpu_seconds() - before)
 
 
-def record(target: Target, name: str, job: dict, counts_bytes: bool, cpu: float) -> None:
+def record(target: Target, name: str, job: Job, counts_bytes: bool, cpu: float) -> None:
     """Keep what fio says of a job."""
     side = job["read"] if job["read"]["total_ios"] else job["write"]
     target.rates.setdefault(name, []).append(side["bw_bytes"] / (1 << 20) if counts_bytes else side["iops"])
     target.cpu.setdefault(name, []).append(cpu * 1e6 / side["total_ios"])
 
 
-def fio(path: Path, size: int, *arguments: str) -> dict:
+def fio(path: Path, size: int, *arguments: str) -> Job:
     """Run fio on one file; its report."""
     command = ["fio", "--name=bench", f"--filename={path}", f"--size={size}m", "--output-format=json", *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
-    return json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    job: Job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    return job
 
 
 def fill(path: Path, size: int) -> None:
@@ -175,7 +179,8 @@ def ratio(rates: list[float], others: list[float]) -> float:
 
 def table(targets: list[Target], workloads: list[Workload]) -> tuple[str, bool]:
     """The results, and whether every wanted ratio was reached."""
-    rows = [("", "raw file", "qemu", "rbdfs", "/ qemu", "wanted", "/ raw", "CPU us/op qemu", "rbdfs")]
+    heading = ("", "raw file", "qemu", "rbdfs", "/ qemu", "wanted", "/ raw", "CPU us/op qemu", "rbdfs")
+    rows: list[tuple[str, ...]] = [heading]
     is_good = True
     for workload in workloads:
         raw, qemu, rbdfs = (target.rates[workload.name] for target in targets)
@@ -242,7 +247,7 @@ def main() -> int:
             f" {statistics.median(after):,.0f} /s just after it, {kept:.2f} of that (wanted {AFTER_SNAPSHOT_WANTED})"
         )
         if arguments.json:
-            results = {target.name: {"rates": target.rates, "cpu": target.cpu} for target in targets}
+            results: dict[str, object] = {target.name: {"rates": target.rates, "cpu": target.cpu} for target in targets}
             results["snapshot"] = {"before": before, "after": after}
             arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     finally:
