@@ -30,7 +30,7 @@ from rbdfs.image import directory
 from rbdfs.image.features import DEFAULT_FEATURES, FEATURE_NAMES, Feature, feature_names, settle
 from rbdfs.image.header import Header, SnapInfo, read_header
 from rbdfs.image.image import open_image
-from rbdfs.image.layout import Layout
+from rbdfs.image.layout import ImageLayout
 from rbdfs.image.spec import ImageSpec, check_image_name
 from rbdfs.image.striping import MAX_ORDER, MIN_ORDER
 from rbdfs.rados.api import IoCtx
@@ -77,9 +77,9 @@ def add_layout_options(parser: Parser) -> None:
 _SINGLE_WRITER = Feature.EXCLUSIVE_LOCK | Feature.OBJECT_MAP | Feature.FAST_DIFF | Feature.JOURNALING
 
 
-def layout(arguments: Arguments) -> Layout:
+def layout(arguments: Arguments) -> ImageLayout:
     """What the layout options mean."""
-    chosen: Layout = {}
+    chosen: ImageLayout = {}
     if arguments.order is not None:
         if not MIN_ORDER <= arguments.order <= MAX_ORDER:
             raise UsageError("the argument for option '--order' is invalid")

@@ -37,7 +37,7 @@ class ImageFeatures(NamedTuple):
     incompatible: int
 
 
-class Striping(NamedTuple):
+class StripeUnitCount(NamedTuple):
     """Stripe unit in bytes, and stripe count in objects."""
 
     stripe_unit: int
@@ -108,9 +108,9 @@ def get_data_pool() -> Query[int]:
     return Query(call("get_data_pool"), reader(S64))
 
 
-def get_stripe_unit_count() -> Query[Striping]:
-    """Striping; UnknownResult (ENOEXEC) where the image lacks Feature.STRIPINGV2."""
-    return Query(call("get_stripe_unit_count"), lambda data: Striping(*reader(tuple[U64, U64])(data)))
+def get_stripe_unit_count() -> Query[StripeUnitCount]:
+    """StripeUnitCount; UnknownResult (ENOEXEC) where the image lacks Feature.STRIPINGV2."""
+    return Query(call("get_stripe_unit_count"), lambda data: StripeUnitCount(*reader(tuple[U64, U64])(data)))
 
 
 def set_stripe_unit_count(unit: int, count: int) -> Call:

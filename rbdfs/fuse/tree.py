@@ -39,7 +39,7 @@ from rbdfs.fuse.options import MountOptions
 from rbdfs.image import directory, snapshots
 from rbdfs.image.changes import ImageChange
 from rbdfs.image.header import Header, SnapInfo, read_header
-from rbdfs.image.layout import Layout
+from rbdfs.image.layout import ImageLayout
 from rbdfs.image.lookup import lookup
 from rbdfs.image.metadata import list_metadata
 from rbdfs.image.usage import occupied_bytes
@@ -222,7 +222,7 @@ class Tree:
         self._check_name(name, why_no_image_file_name)
         if not fnmatch.fnmatchcase(name, self._options.image):
             raise PermissionDenied(f"{name}: this mount shows only {self._options.image}")
-        layout: Layout = {} if self._options.order is None else {"order": self._options.order}
+        layout: ImageLayout = {} if self._options.order is None else {"order": self._options.order}
         image_id = await directory.create(self._ioctx, name, 0, **layout)
         inode = self.inodes.image(image_id, name)
         if (uid, gid) != (self._defaults.uid, self._defaults.gid):

@@ -5,9 +5,9 @@ from functools import partial
 
 from rbdfs.errors import NotFound, NotSupported
 from rbdfs.image.core import ImageCore
-from rbdfs.image.fanout import for_each
 from rbdfs.image.listing import FEW, Existing, find_existing, look_for_existing, map_states
 from rbdfs.image.object_map import Run, existing_runs, numbers_of
+from rbdfs.image.tasks import for_each
 from rbdfs.image.usage import bytes_of_runs
 from rbdfs.rados.ops import MapExtents, ReadOp, Stat
 

@@ -9,8 +9,8 @@ from functools import partial
 from rbdfs.errors import InvalidArgument, RbdfsError
 from rbdfs.image.allocation import data_extents
 from rbdfs.image.core import ImageCore
-from rbdfs.image.fanout import Completion, for_each
 from rbdfs.image.striping import ObjectExtent
+from rbdfs.image.tasks import Completion, for_each
 from rbdfs.image.zeroing import write_zeroes
 from rbdfs.rados.ops import Buffer, CloneRange, WriteOp
 

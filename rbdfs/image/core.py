@@ -33,10 +33,10 @@ from rbdfs.image.data_path import DataPath
 from rbdfs.image.exclusive_lock import ExclusiveLock
 from rbdfs.image.features import Feature, ImageFlag, forbids_writing
 from rbdfs.image.header import Header, SnapInfo, read_header
+from rbdfs.image.header_watch import Answer, HeaderWatch
 from rbdfs.image.lookup import name_of, where
 from rbdfs.image.names import header_object
 from rbdfs.image.object_map import ObjectMap, Run
-from rbdfs.image.watcher import Answer, Watcher
 from rbdfs.rados.api import IoCtx, NotifyEvent
 from rbdfs.rados.ops import HEAD, Call, SnapId, WriteStep
 
@@ -64,7 +64,7 @@ class ImageCore(ABC):
         self.nursery = nursery
         self.maintenance = trio.Lock()
         self.header_lock = trio.Lock()
-        self.watcher = Watcher(ioctx, self.header_name, nursery, self._on_message, self._on_deaf, self._on_rewatch)
+        self.watcher = HeaderWatch(ioctx, self.header_name, nursery, self._on_message, self._on_deaf, self._on_rewatch)
         self._is_opened_read_only = read_only
         self._own_lock = ExclusiveLock(
             ioctx,

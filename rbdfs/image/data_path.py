@@ -24,7 +24,7 @@ from functools import partial
 import trio
 
 from rbdfs.errors import NoSpace, NotFound, RbdfsError, StoreFailure
-from rbdfs.image.fanout import OnRead, OnWrite, ReadJoin, WriteJoin, finish_read, zeroes
+from rbdfs.image.joins import OnRead, OnWrite, ReadJoin, WriteJoin, finish_read, zeroes
 from rbdfs.image.object_map import EXISTS, NONEXISTENT, ObjectMap
 from rbdfs.image.striping import Striping
 from rbdfs.rados.api import IoCtx, OnComplete, Outcome

@@ -15,7 +15,7 @@ from rbdfs.cls.query import ask, change
 from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, DirectoryState
 from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, OutOfDomain, PoolNotFound, RbdfsError, TooLarge
 from rbdfs.image.features import Feature, check_creatable
-from rbdfs.image.layout import Layout, complete
+from rbdfs.image.layout import ImageLayout, complete
 from rbdfs.image.lookup import exists, lookup, where
 from rbdfs.image.names import data_prefix, header_object, id_object, object_map_object, old_header_object
 from rbdfs.image.progress import OnProgress, quiet
@@ -55,7 +55,7 @@ async def list_images(ioctx: IoCtx) -> dict[str, str]:
     return dict(sorted(images.items()))
 
 
-async def create(ioctx: IoCtx, name: str, size: int, **layout: Unpack[Layout]) -> str:
+async def create(ioctx: IoCtx, name: str, size: int, **layout: Unpack[ImageLayout]) -> str:
     """Make an image; gives its id. Exists where the name is taken."""
     check_image_name(name)
     striping, features, data_pool_id = await _settle(ioctx, layout)
@@ -89,7 +89,7 @@ async def create(ioctx: IoCtx, name: str, size: int, **layout: Unpack[Layout]) -
     return image_id
 
 
-async def _settle(ioctx: IoCtx, layout: Layout) -> tuple[Striping, int, PoolId]:
+async def _settle(ioctx: IoCtx, layout: ImageLayout) -> tuple[Striping, int, PoolId]:
     """The striping of an image, its features, and its data pool (-1: its own)."""
     order, features, stripe_unit, stripe_count, data_pool = await complete(ioctx, layout)
     if not MIN_ORDER <= order <= MAX_ORDER:

@@ -22,7 +22,7 @@ from rbdfs.cls.lock import INTERNAL_TAG, RBD_LOCK, LockInfo, LockType
 from rbdfs.cls.notify import NO_CLIENT, AcquiredLock, ReleasedLock, RequestLock, owner_result
 from rbdfs.cls.query import ask, change
 from rbdfs.errors import Busy, Exists, NotFound, RbdfsError, TimedOut, from_result
-from rbdfs.image.watcher import Watcher
+from rbdfs.image.header_watch import HeaderWatch
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Call
@@ -41,7 +41,7 @@ class ExclusiveLock:
         self,
         ioctx: IoCtx,
         name: str,
-        watcher: Watcher,
+        watcher: HeaderWatch,
         *,
         on_acquired: Callable[[], Awaitable[None]],
         at_rest: Callable[[], AbstractAsyncContextManager[None]],

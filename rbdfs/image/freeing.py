@@ -5,10 +5,10 @@ from functools import partial
 
 from rbdfs.errors import NotFound
 from rbdfs.image.core import ImageCore
-from rbdfs.image.fanout import for_each
 from rbdfs.image.listing import find_existing
 from rbdfs.image.object_map import CLEAN, EXISTS, NONEXISTENT, Run, numbers_of
 from rbdfs.image.progress import OnProgress, quiet
+from rbdfs.image.tasks import for_each
 from rbdfs.rados import calls
 from rbdfs.rados.ops import AssertExists, Remove, Truncate, WriteOp, Zero
 

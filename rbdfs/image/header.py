@@ -1,7 +1,7 @@
 """What the header object of an image says.
 
-`Header` is a picture of one moment; whoever needs it to be current watches the header object (`watcher.py`). Fields
-stand in groups by how they change: fixed for life, changed by operations, changed by whoever reads and writes.
+`Header` is a picture of one moment; whoever needs it to be current watches the header object (`header_watch.py`).
+Fields stand in groups by how they change: fixed for life, changed by operations, changed by whoever reads and writes.
 """
 
 from dataclasses import dataclass, field

@@ -12,14 +12,15 @@ from rbdfs.errors import InvalidArgument, NoSpace, NotFound, NotSupported, Permi
 from rbdfs.image import allocation, copying, metadata, resizing, zeroing
 from rbdfs.image.changes import ImageChange
 from rbdfs.image.core import ImageCore
-from rbdfs.image.fanout import Completion, OnRead, OnWrite, open_tasks
 from rbdfs.image.features import check_readable
 from rbdfs.image.header import Header, Locker, SnapInfo, read_header
+from rbdfs.image.header_watch import Answer
+from rbdfs.image.joins import OnRead, OnWrite
 from rbdfs.image.lookup import lookup, where
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.requests import Requests
+from rbdfs.image.tasks import Completion, open_tasks
 from rbdfs.image.timestamps import Timestamps
-from rbdfs.image.watcher import Answer
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Buffer, PoolId, SnapId, Watcher

@@ -23,7 +23,7 @@ _SIZE = re.compile(r"(\d+) ?([KMG]?)(?:i?B)?", re.IGNORECASE)
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 
 
-class Layout(TypedDict, total=False):
+class ImageLayout(TypedDict, total=False):
     """What somebody asks for."""
 
     order: int
@@ -43,7 +43,7 @@ class FullLayout(NamedTuple):
     data_pool: str = ""
 
 
-async def complete(ioctx: IoCtx, layout: Layout) -> FullLayout:
+async def complete(ioctx: IoCtx, layout: ImageLayout) -> FullLayout:
     """Fill in what is left out; ConfigError where the value configured for it makes no sense."""
     options = await _options_of_pool(ioctx)
     found: dict[str, Any] = dict(layout)

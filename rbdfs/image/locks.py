@@ -10,9 +10,9 @@ from rbdfs.cls.lock import RBD_LOCK, LockerId, LockType
 from rbdfs.cls.query import ask, change
 from rbdfs.entities import EntityName
 from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound
+from rbdfs.image.header_watch import announce_update
 from rbdfs.image.lookup import lookup, where
 from rbdfs.image.names import header_object
-from rbdfs.image.watcher import announce_update
 from rbdfs.rados.api import IoCtx
 
 

@@ -33,8 +33,8 @@ from rbdfs.errors import (
     VersionMismatch,
     WireError,
 )
-from rbdfs.image.fanout import Completion
 from rbdfs.image.names import object_map_object
+from rbdfs.image.tasks import Completion
 from rbdfs.rados.api import IoCtx, Outcome
 from rbdfs.rados.ops import HEAD, Call, Reply, SnapId, WriteOp
 

@@ -12,10 +12,10 @@ from rbdfs.cls.query import ask, change
 from rbdfs.errors import Corrupt, Exists, NotFound, RbdfsError, ReadOnly
 from rbdfs.image.features import forbids_writing
 from rbdfs.image.header import read_header
+from rbdfs.image.header_watch import announce_update
 from rbdfs.image.lookup import exists, lookup, name_of, where
 from rbdfs.image.names import header_object, id_object, old_header_object
 from rbdfs.image.spec import check_image_name
-from rbdfs.image.watcher import announce_update
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Create

@@ -24,9 +24,9 @@ from rbdfs.cls.notify import (
 )
 from rbdfs.errors import RbdfsError, from_result
 from rbdfs.image.core import ImageCore
+from rbdfs.image.header_watch import Answer
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.serving import SERVANTS, Serve
-from rbdfs.image.watcher import Answer
 
 _SILENCE_SECONDS = 30.0  # librbd: rbd_request_timed_out_seconds
 _RETRY_SECONDS = 0.5

@@ -6,13 +6,13 @@ from functools import partial
 from rbdfs.errors import NotFound
 from rbdfs.image.changes import ImageChange
 from rbdfs.image.core import ImageCore
-from rbdfs.image.fanout import for_each
 from rbdfs.image.header import SnapInfo
 from rbdfs.image.listing import stored_runs
 from rbdfs.image.map_snapshots import states_after_rollback
 from rbdfs.image.object_map import EXISTS, existing_runs, numbers_of
 from rbdfs.image.progress import OnProgress
 from rbdfs.image.resizing import grow, shrink
+from rbdfs.image.tasks import for_each
 from rbdfs.rados.ops import HEAD, Rollback, WriteOp
 
 

@@ -17,11 +17,11 @@ import trio
 from rbdfs.errors import RbdfsError, StoreFailure, from_result
 from rbdfs.image import directory
 from rbdfs.image.copying import can_share
-from rbdfs.image.fanout import for_each, open_tasks
 from rbdfs.image.features import Feature
 from rbdfs.image.image import Image, open_image
-from rbdfs.image.layout import Layout
+from rbdfs.image.layout import ImageLayout
 from rbdfs.image.progress import OnProgress, quiet
+from rbdfs.image.tasks import for_each, open_tasks
 from rbdfs.rados.api import IoCtx
 
 _CHUNK = 4 << 20
@@ -43,7 +43,7 @@ class _File(NamedTuple):
 
 
 async def import_file(
-    ioctx: IoCtx, source: Path | int, name: str, *, on_progress: OnProgress = quiet, **layout: Unpack[Layout]
+    ioctx: IoCtx, source: Path | int, name: str, *, on_progress: OnProgress = quiet, **layout: Unpack[ImageLayout]
 ) -> None:
     """Make an image of a file, a block device or (a descriptor) a stream; nothing is left of it if that fails."""
     async with _opened(source, os.O_RDONLY) as file:
@@ -56,7 +56,7 @@ async def import_file(
 
 
 async def copy_image(
-    source: Image, ioctx: IoCtx, name: str, *, on_progress: OnProgress = quiet, **layout: Unpack[Layout]
+    source: Image, ioctx: IoCtx, name: str, *, on_progress: OnProgress = quiet, **layout: Unpack[ImageLayout]
 ) -> None:
     """Make an image of another one, or of the snapshot that is open: its data and its metadata.
 
@@ -81,10 +81,10 @@ async def copy_image(
         await for_each(_chunks_of(await source.data_extents(0, size)), copy, at_once=_AT_ONCE)
 
 
-def _layout_like(image: Image, wanted: Layout) -> Layout:
+def _layout_like(image: Image, wanted: ImageLayout) -> ImageLayout:
     """The layout of an image, but for what is wanted; nothing of it is left to defaults."""
     header = image.header
-    layout: Layout = {"order": header.order, "features": header.features & ~_NOT_COPIED}
+    layout: ImageLayout = {"order": header.order, "features": header.features & ~_NOT_COPIED}
     if header.features & Feature.STRIPINGV2:
         layout |= {"stripe_unit": header.stripe_unit, "stripe_count": header.stripe_count}
     layout |= wanted
@@ -94,7 +94,7 @@ def _layout_like(image: Image, wanted: Layout) -> Layout:
 
 
 @asynccontextmanager
-async def _new_image(ioctx: IoCtx, name: str, size: int, layout: Layout) -> AsyncIterator[Image]:
+async def _new_image(ioctx: IoCtx, name: str, size: int, layout: ImageLayout) -> AsyncIterator[Image]:
     """A new image, open; it is removed where the block fails."""
     await directory.create(ioctx, name, size, **layout)
     try:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rbdfs.errors import Corrupt, NotFound
-from rbdfs.image.fanout import for_each
 from rbdfs.image.features import Feature, ImageFlag
 from rbdfs.image.header import Header, SnapInfo, read_header
 from rbdfs.image.listing import stored_runs
@@ -16,6 +15,7 @@ from rbdfs.image.lookup import lookup
 from rbdfs.image.names import data_object
 from rbdfs.image.object_map import CLEAN, NONEXISTENT, Run, existing_runs, load_states, numbers_of
 from rbdfs.image.striping import Striping
+from rbdfs.image.tasks import for_each
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import HEAD, CloneInfo, PoolId, SnapId

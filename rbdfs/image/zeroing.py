@@ -15,9 +15,9 @@ from functools import partial
 
 from rbdfs.errors import InvalidArgument
 from rbdfs.image.core import ImageCore
-from rbdfs.image.fanout import for_each
 from rbdfs.image.freeing import clear_part, remove_objects
 from rbdfs.image.striping import MAX_SIZE, ObjectExtent
+from rbdfs.image.tasks import for_each
 
 _DISCARD_GRANULARITY = 64 << 10  # librbd: rbd_discard_granularity_bytes
 

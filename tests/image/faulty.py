@@ -9,8 +9,8 @@ from image.conftest import MIB, Pools
 
 from rbdfs.errors import RbdfsError, TimedOut
 from rbdfs.image import directory
-from rbdfs.image.fanout import Completion
 from rbdfs.image.image import Image, open_image
+from rbdfs.image.tasks import Completion
 from rbdfs.rados.api import IoCtx, NotifyReply, OnComplete, Outcome, PoolUsage, Watch, WatchEvent
 from rbdfs.rados.ops import Call, PoolId, ReadOp, Reply, SnapId, WriteOp
 

@@ -23,11 +23,11 @@ from rbdfs.errors import (
     StoreFailure,
 )
 from rbdfs.image import directory, snapshots
-from rbdfs.image.fanout import Completion
 from rbdfs.image.features import Feature, ImageFlag
 from rbdfs.image.header import read_header
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.object_map import load_states
+from rbdfs.image.tasks import Completion
 from rbdfs.rados.api import WatchLost
 from rbdfs.rados.ops import Remove, Truncate, WriteOp, Zero
 

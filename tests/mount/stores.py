@@ -21,8 +21,8 @@ from rbdfs.cls.directory import NAMESPACES, remove_namespace
 from rbdfs.cls.query import change
 from rbdfs.connect import Address, CephAddress, ConnectFlags, StoreAddress, check_store, open_cluster
 from rbdfs.image import directory
-from rbdfs.image.fanout import for_each
 from rbdfs.image.header import read_header
+from rbdfs.image.tasks import for_each
 from rbdfs.rados.api import IoCtx
 
 T = TypeVar("T")

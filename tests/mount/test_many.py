@@ -10,8 +10,8 @@ from mount.daemon import Daemon, allocated, run
 from mount.stores import in_pool
 
 from rbdfs.image import directory, snapshots
-from rbdfs.image.fanout import for_each
 from rbdfs.image.image import open_image
+from rbdfs.image.tasks import for_each
 from rbdfs.rados.api import IoCtx
 
 pytestmark = pytest.mark.mount

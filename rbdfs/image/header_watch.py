@@ -34,7 +34,7 @@ async def announce_update(ioctx: IoCtx, header: str) -> None:
 OnMessage = Callable[[Message | Unknown, NotifyEvent, Answer], None]
 
 
-class Watcher:
+class HeaderWatch:
     """A watch on one object."""
 
     def __init__(
