@@ -31,6 +31,7 @@ class Opcode(IntEnum):
     READDIR = 28
     CREATE = 35
     INTERRUPT = 36
+    BATCH_FORGET = 42
     FALLOCATE = 43
     READDIRPLUS = 44
     LSEEK = 46
@@ -162,6 +163,13 @@ class FallocateIn(NamedTuple):
     padding: U32
 
 
+class BatchForgetIn(NamedTuple):
+    """struct fuse_batch_forget_in; as many struct fuse_forget_one follow (FORGET_ONE_SIZE)."""
+
+    forgets: U32
+    dummy: U32
+
+
 class LseekIn(NamedTuple):
     """struct fuse_lseek_in; only SEEK_DATA and SEEK_HOLE are ever asked."""
 
@@ -276,6 +284,7 @@ INIT_OUT_RESERVE = bytes(64 - INIT_OUT.size)
 OPEN_OUT = Layout(OpenOut)
 WRITE_OUT = Layout(WriteOut)
 FALLOCATE_IN = Layout(FallocateIn)
+BATCH_FORGET_IN = Layout(BatchForgetIn)
 LSEEK_IN = Layout(LseekIn)
 LSEEK_OUT = Layout(LseekOut)
 COPY_FILE_RANGE_IN = Layout(CopyFileRangeIn)
@@ -288,6 +297,7 @@ STORE_OUT = Layout(StoreOut)
 INVAL_ENTRY_OUT = Layout(InvalEntryOut)
 
 ENTRY_OUT_SIZE = 128  # struct fuse_entry_out
+FORGET_ONE_SIZE = 16  # struct fuse_forget_one
 READDIR_SIZE_OFFSET = IN_HEADER.size + 16  # struct fuse_read_in: fh, offset, size
 GETXATTR_NAME_OFFSET = IN_HEADER.size + 8  # struct fuse_getxattr_in: size, padding
 

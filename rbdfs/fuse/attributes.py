@@ -43,7 +43,7 @@ class Kept:
 
     mode: int | None = None
     owner: tuple[int, int] | None = None
-    mtime: int = 0
+    mtime: int | None = None
     mtime_set_at: int = 0
 
     @classmethod
@@ -55,7 +55,7 @@ class Kept:
         return cls(
             mode[0] & 0o777 if mode else None,
             (owner[0], owner[1]) if owner else None,
-            mtime[0] if mtime else 0,
+            mtime[0] if mtime else None,
             mtime[1] if mtime else 0,
         )
 
@@ -139,6 +139,9 @@ def directory(inode: int, defaults: Defaults, time: int) -> FileAttributes:
     )
 
 
-def broken(inode: int, defaults: Defaults) -> FileAttributes:
-    """What a listing shows of a damaged image: nothing that the kernel may believe, so that it asks, and gets EIO."""
-    return FileAttributes(inode, stat.S_IFREG, defaults.uid, defaults.gid)
+def broken(inode: int, defaults: Defaults, size: int) -> FileAttributes:
+    """What a listing shows of an image that cannot be read: nothing that is kept, so that the kernel asks and gets EIO.
+
+    But for the size, which it believes: where the image is open, that must be right.
+    """
+    return FileAttributes(inode, stat.S_IFREG, defaults.uid, defaults.gid, size)

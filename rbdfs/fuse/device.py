@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted, or the connection was aborted
 _RETRY = (errno.EINTR, errno.ENOENT)  # ENOENT: the request was taken back while it was copied
+_IOV_MAX = 1024  # of one writev, with the header
 _BATCHED_REPLIES = 16
 _KEPT_PAYLOADS = 32  # free payload buffers that stay allocated
 _HUGE_PAGE = 2 << 20  # buffers of one: the kernel finds the pages that it copies to faster, an eighth of a large write
@@ -92,6 +93,8 @@ class Device:
 
     def reply_soon(self, unique: int, buffers: tuple[Buffer, ...], size: int) -> None:
         """Answer a request with buffers of together `size` bytes, perhaps together with others of the same batch."""
+        if len(buffers) >= _IOV_MAX:  # the parts of narrow stripes
+            buffers = (b"".join(buffers),)
         parts = (pack_out_header(OUT_HEADER.size + size, 0, unique), *buffers)
         if self._is_batching:
             self._held.append(parts)

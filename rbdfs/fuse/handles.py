@@ -98,7 +98,7 @@ class OpenFile:
 class Handle:
     """One open of a file."""
 
-    __slots__ = ("content", "fh", "file", "is_dirty", "is_new", "is_writable")
+    __slots__ = ("content", "fh", "file", "is_dirty", "is_new", "is_synchronous", "is_writable")
 
     def __init__(self, fh: int, file: OpenFile, *, is_writable: bool, is_new: bool = False) -> None:
         self.fh = fh
@@ -107,6 +107,7 @@ class Handle:
         self.is_writable = is_writable
         self.is_new = is_new  # made by this open
         self.is_dirty = False  # written to since the last flush
+        self.is_synchronous = False  # the kernel leaves the sync after each write to us
 
 
 class Handles:

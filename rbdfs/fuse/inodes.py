@@ -97,8 +97,8 @@ class Inodes:
 
     def remember(self, inode: Inode) -> None:
         """The kernel is being told of this inode once more."""
-        inode.lookups += 1
-        self._by_number.setdefault(inode.number, inode)
+        known = self._by_number.setdefault(inode.number, inode)  # two requests may have met it at once
+        known.lookups += 1
 
     def forget(self, number: int, count: int) -> None:
         """The kernel has dropped so many of its references."""

@@ -14,8 +14,8 @@ unanswered request would hang its process for ever.
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Protocol
 
@@ -56,6 +56,9 @@ class FileNames(Protocol):
 
     async def copy_range(self, source: Handle, source_offset: int, target: Handle, offset: int, length: int) -> int:
         """Copy bytes from file to file within the store; how many."""
+
+    def drop_pages(self, inode: int) -> None:
+        """Have the kernel read a file again."""
 
 
 class DataLane:
@@ -287,13 +290,23 @@ class DataLane:
         if what:
             handle.is_dirty = True
             zeroed = min(end, content.size) - offset
-            handle.file.wrote_to(offset + max(zeroed, 0))
             if zeroed > 0:
-                await content.write_zeroes(offset, zeroed)
+                handle.file.wrote_to(offset + zeroed)
+                with self._changing(handle):
+                    await content.write_zeroes(offset, zeroed)
         if not keeps_size and end > content.size:  # nothing is reserved: images are thin
             with handle.file.resizing():
                 handle.file.wrote_to(end)
                 await content.grow(end)
+
+    @contextmanager
+    def _changing(self, handle: Handle) -> Iterator[None]:
+        """Where this fails, some of it may have been done, and the kernel keeps the pages from before."""
+        try:
+            yield
+        except BaseException:
+            self._names.drop_pages(handle.file.inode)
+            raise
 
     def _lseek(self, unique: int, _opcode: int, _node_id: int, fh: int, _o: int, _s: int, _flags: int) -> None:
         request = LSEEK_IN.unpack_from(self._device.head, IN_HEADER.size)
@@ -336,7 +349,8 @@ class DataLane:
         target.is_dirty = True
         with target.file.resizing():
             target.file.wrote_to(offset + length)
-            copied = await self._names.copy_range(source, source_offset, target, offset, length) if length else 0
+            with self._changing(target):
+                copied = await self._names.copy_range(source, source_offset, target, offset, length) if length else 0
         return WRITE_OUT.pack(copied, 0) if opcode == Opcode.COPY_FILE_RANGE else COPY_FILE_RANGE_OUT.pack(copied)
 
     # Attributes

@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
-from rbdfs.errors import Gone, InvalidArgument, NoData, NotFound, RbdfsError, ReadOnly
+from rbdfs.errors import Exists, Gone, InvalidArgument, NoData, NotFound, RbdfsError, ReadOnly
 from rbdfs.fuse import attributes, extended
 from rbdfs.fuse.attributes import FileAttributes
 from rbdfs.fuse.file_names import NAME_MAX
@@ -56,11 +56,14 @@ def _answers(operation: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coro
 
 
 class _OpenDirectory:
-    """A listing under way: the entries as they were at its start, attributes read a little ahead."""
+    """A listing under way: the entries as they were at its start, less those that have gone since."""
 
-    def __init__(self, entries: list[tuple[str, Inode]]) -> None:
-        self.entries = entries
-        self.attributes: dict[int, FileAttributes] = {}
+    def __init__(self, inode: Inode) -> None:
+        self.inode = inode
+        self.entries: list[tuple[str, Inode | None]] = []  # their places stay: the kernel counts by them
+        self.names_changed = 0  # as the tree had counted when the entries were right
+        self.is_new = True
+        self.at_once = _AHEAD  # entries whose attributes are asked for side by side: as many as a reply takes
 
 
 class Namespace(pyfuse3.Operations):
@@ -104,9 +107,10 @@ class Namespace(pyfuse3.Operations):
     @_answers
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         """OPENDIR."""
-        entries = await self._tree.list_directory(self._inodes[inode])
+        directory = _OpenDirectory(self._inodes[inode])
+        await self._list(directory)
         self._last_directory += 1
-        self._directories[self._last_directory] = _OpenDirectory(entries)
+        self._directories[self._last_directory] = directory
         self.on_use_changed()  # the listing may have met names that cannot be shown
         return self._last_directory
 
@@ -114,32 +118,58 @@ class Namespace(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         """READDIRPLUS."""
         directory = self._directories[fh]
+        await self._renew(directory, is_rewound=start_id == 0 and not directory.is_new)
+        directory.is_new = False
+        # Of this request alone: the kernel takes them for newer than all that it knew when it asked.
+        found: dict[int, FileAttributes | None] = {}
         for index in range(start_id, len(directory.entries)):
             name, inode = directory.entries[index]
-            if index not in directory.attributes:
-                await self._read_ahead(directory, index)
-            found = directory.attributes.get(index)
-            if found is None:
-                continue  # it went away meanwhile
-            if not pyfuse3.readdir_reply(token, os.fsencode(name), found.to_entry(), index + 1):
+            if index not in found:
+                await self._read_ahead(directory, index, found)
+            made = found[index]
+            if inode is None or made is None:
+                continue  # it has gone
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), made.to_entry(), index + 1):
+                directory.at_once = index - start_id + 1
                 return
             self._inodes.remember(inode)
-            del directory.attributes[index]
 
-    async def _read_ahead(self, directory: _OpenDirectory, start: int) -> None:
+    async def _list(self, directory: _OpenDirectory) -> None:
+        directory.names_changed = self._tree.names_changed
+        directory.entries = [*await self._tree.list_directory(directory.inode)]
+
+    async def _renew(self, directory: _OpenDirectory, *, is_rewound: bool) -> None:
+        """Have a name that goes on to the kernel mean what it means now: it believes a listing."""
+        before = directory.entries
+        if is_rewound or directory.names_changed != self._tree.names_changed:
+            await self._list(directory)
+            if not is_rewound:
+                current = dict(directory.entries)
+                directory.entries = [
+                    (name, now if inode and (now := current.get(name)) and now.number == inode.number else None)
+                    for name, inode in before
+                ]
+
+    async def _read_ahead(self, directory: _OpenDirectory, start: int, found: dict[int, FileAttributes | None]) -> None:
         async with trio.open_nursery() as nursery:
-            for index in range(start, min(start + _AHEAD, len(directory.entries))):
-                nursery.start_soon(self._read_attributes, directory, index)
+            for index in range(start, min(start + directory.at_once, len(directory.entries))):
+                nursery.start_soon(self._read_attributes, directory, index, found)
 
-    async def _read_attributes(self, directory: _OpenDirectory, index: int) -> None:
+    async def _read_attributes(
+        self, directory: _OpenDirectory, index: int, found: dict[int, FileAttributes | None]
+    ) -> None:
         name, inode = directory.entries[index]
+        found[index] = None
+        if inode is None:
+            return
         try:
-            directory.attributes[index] = await self._tree.attributes(inode)
+            found[index] = await self._tree.attributes(inode)
         except (NotFound, Gone):
             return
         except Exception as err:  # one damaged image does not break the listing of the others
             log.warning("%s: %s", name, err)
-            directory.attributes[index] = attributes.broken(inode.number, self._defaults)
+            file = self._tree.images.peek(inode.image_id, inode.snap_id)
+            found[index] = attributes.broken(inode.number, self._defaults, file.content.size if file else 0)
 
     @_answers
     async def releasedir(self, fh: int) -> None:
@@ -281,9 +311,15 @@ class Namespace(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         """CREATE: an image of no size, or a snapshot. Its mode is the mount's, as chmod has not spoken yet."""
         parent = self._inodes[parent_inode]
-        inode = await self._tree.create(parent, os.fsdecode(name), ctx.uid, ctx.gid)
+        is_new = True
+        try:
+            inode = await self._tree.create(parent, os.fsdecode(name), ctx.uid, ctx.gid)
+        except Exists:  # made by another client since the kernel looked
+            if flags & os.O_EXCL:
+                raise
+            inode, is_new = await self._tree.lookup(parent, os.fsdecode(name)), False
         entry = await self._entry(inode)
-        return await self._open(inode, flags, is_new=True), entry
+        return await self._open(inode, flags, is_new=is_new), entry
 
     async def _open(self, inode: Inode, flags: int, *, is_new: bool = False) -> FileInfo:
         wants_write = flags & os.O_ACCMODE != os.O_RDONLY
@@ -294,6 +330,7 @@ class Namespace(pyfuse3.Operations):
             if wants_write and file.content.is_read_only and not is_new:
                 raise ReadOnly(f"{inode}: can only be read")
             handle = self.handles.open(file, is_writable=wants_write and not file.content.is_read_only, is_new=is_new)
+            handle.is_synchronous = bool(flags & os.O_DIRECT and flags & os.O_DSYNC)
         except BaseException:
             self._tree.images.release(file)
             raise
@@ -318,6 +355,10 @@ class Namespace(pyfuse3.Operations):
         image = self._file(target).image
         return await image.copy_range(self._file(source).image, source_offset, offset, length)
 
+    def drop_pages(self, inode: int) -> None:
+        """Have the kernel read a file again; asked by the data lane."""
+        self._tree.drop_pages(inode)
+
     # Bytes of files, on a mount with a single lane
 
     def _handle(self, fh: int) -> Handle:
@@ -341,6 +382,8 @@ class Namespace(pyfuse3.Operations):
         with handle.file.resizing():
             handle.file.wrote_to(off + len(buf))
             await self._file(handle).image.write(off, buf)
+        if handle.is_synchronous:
+            await self._flush(handle)
         return len(buf)
 
     @_answers

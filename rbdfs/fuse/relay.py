@@ -12,11 +12,20 @@ import logging
 import socket
 import struct
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 
 import trio
 
-from rbdfs.fuse.abi import ENTRY_OUT_SIZE, IN_HEADER, OUT_HEADER, READDIR_SIZE_OFFSET, Opcode
+from rbdfs.fuse.abi import (
+    BATCH_FORGET_IN,
+    ENTRY_OUT_SIZE,
+    FORGET_ONE_SIZE,
+    IN_HEADER,
+    OUT_HEADER,
+    READDIR_SIZE_OFFSET,
+    Opcode,
+)
 from rbdfs.fuse.device import Device
 from rbdfs.fuse.negotiation import Limits, init_for_kernel, init_for_libfuse, with_parallel_writes
 from rbdfs.fuse.notifier import Notifier
@@ -25,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _LARGEST_MESSAGE = 160 << 10  # libfuse's buffer of 136 KiB, with room to spare
 _LARGEST_LISTING = 64 << 10  # a reply must fit the socket, whose buffer an unprivileged daemon cannot raise
+_LARGEST_FORGET = 64 << 10  # libfuse's buffer again, and the socket's; the kernel fills what we read into
 _BUFFER = 2 << 20  # what root gets
 _SO_SNDBUFFORCE = 32
 # What the kernel counts for replies in that buffer, measured: up to 9 KiB beside the bytes of a large one.
@@ -39,6 +49,18 @@ _SIZE_OFFSETS: dict[int, int] = {
     Opcode.LISTXATTR: IN_HEADER.size,
 }  # where requests say how large their reply may be
 _EDITED = frozenset((Opcode.INIT, Opcode.OPEN, Opcode.CREATE))
+
+
+def parts_of_forget(request: bytes) -> Iterator[memoryview]:
+    """A BATCH_FORGET as several, none larger than `_LARGEST_FORGET` bytes."""
+    head = IN_HEADER.unpack_from(request)
+    start = IN_HEADER.size + BATCH_FORGET_IN.size
+    step = (_LARGEST_FORGET - start) // FORGET_ONE_SIZE * FORGET_ONE_SIZE
+    for at in range(start, len(request), step):
+        forgets = request[at : at + step]
+        length = start + len(forgets)
+        count = BATCH_FORGET_IN.pack(len(forgets) // FORGET_ONE_SIZE, 0)
+        yield memoryview(IN_HEADER.pack(*head._replace(length=length)) + count + forgets)
 
 
 class Relay:
@@ -75,6 +97,10 @@ class Relay:
 
     def forward(self, opcode: int, unique: int, head: memoryview, payload: memoryview) -> None:
         """Send a request to libfuse; its two parts may be reused when this returns."""
+        if opcode == Opcode.BATCH_FORGET and len(head) + len(payload) > _LARGEST_FORGET:
+            for part in parts_of_forget(bytes(head) + bytes(payload)):
+                self._send(opcode, unique, part, part[:0])
+            return
         if opcode in _EDITED:
             request = b""
             if opcode == Opcode.INIT:
@@ -84,6 +110,9 @@ class Relay:
         elif opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
             (size,) = struct.unpack_from("<I", head, READDIR_SIZE_OFFSET)
             struct.pack_into("<I", head, READDIR_SIZE_OFFSET, min(size, _LARGEST_LISTING))
+        self._send(opcode, unique, head, payload)
+
+    def _send(self, opcode: int, unique: int, head: memoryview, payload: memoryview) -> None:
         needed = self._needed(opcode, head)
         if not self._queue and self._has_room(needed):
             try:

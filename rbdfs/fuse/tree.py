@@ -55,6 +55,7 @@ class Tree:
     def __init__(self, ioctx: IoCtx, options: MountOptions, notifier: Notifier) -> None:
         self.inodes = Inodes()
         self.images = OpenImages(ioctx, self._image_changed, read_only=options.read_only)
+        self.names_changed = 0  # how often a name has gone, as far as we hear of it: listings under way look again
         self.hidden: dict[str, str] = {}  # names that cannot be files, and why; as of the last listing
         self._ioctx = ioctx
         self._options = options
@@ -154,7 +155,8 @@ class Tree:
         if file.written_at > kept.mtime_set_at:
             kept = Kept(kept.mode, kept.owner)
         made = self._make_attributes(inode, image.header, None, kept, image.size, allocated)
-        made.mtime = max(made.mtime, file.written_at if not kept.mtime else 0)
+        if kept.mtime is None:
+            made.mtime = max(made.mtime, file.written_at)
         made.ctime = max(made.ctime, file.written_at)
         return made
 
@@ -196,7 +198,7 @@ class Tree:
         made.atime = header.access_timestamp or header.create_timestamp
         made.mtime = header.modify_timestamp or header.create_timestamp
         made.ctime = max(made.mtime, kept.mtime_set_at)
-        if kept.mtime and made.mtime <= kept.mtime_set_at:
+        if kept.mtime is not None and made.mtime <= kept.mtime_set_at:
             made.mtime = kept.mtime
         return made
 
@@ -219,15 +221,18 @@ class Tree:
         raise PermissionDenied(f"{name}: a snapshot is made in the directory of its image, .snap/<image>/")
 
     async def _create_image(self, name: str, uid: int, gid: int) -> Inode:
-        self._check_name(name, why_no_image_file_name)
-        if not fnmatch.fnmatchcase(name, self._options.image):
-            raise PermissionDenied(f"{name}: this mount shows only {self._options.image}")
+        self._check_image_name(name)
         layout: ImageLayout = {} if self._options.order is None else {"order": self._options.order}
         image_id = await directory.create(self._ioctx, name, 0, **layout)
         inode = self.inodes.image(image_id, name)
         if (uid, gid) != (self._defaults.uid, self._defaults.gid):
             await self._keep(inode, {OWNER_KEY: f"{uid}:{gid}"})
         return inode
+
+    def _check_image_name(self, name: str) -> None:
+        self._check_name(name, why_no_image_file_name)
+        if not fnmatch.fnmatchcase(name, self._options.image):
+            raise PermissionDenied(f"{name}: this mount shows only {self._options.image}")
 
     def _check_name(self, name: str, why_not: Callable[[str], str | None]) -> None:
         reason = why_not(name)
@@ -239,10 +244,12 @@ class Tree:
 
     async def remove(self, parent: Inode, name: str) -> None:
         """Remove an image without snapshots, or a snapshot; Busy while it is in use here or elsewhere."""
+        self.names_changed += 1
         inode = await self.lookup(parent, name)
         if inode.kind is Kind.IMAGE:
             async with self.images.evicted(inode):
                 await directory.remove(self._ioctx, name)
+            self._name_is_free(name)
         elif inode.kind is Kind.SNAPSHOT:
             async with self.images.evicted(inode), self.images.using(self._image_of(inode)) as file:
                 await snapshots.remove(file.image, inode.snap_name)
@@ -254,11 +261,13 @@ class Tree:
         """Rename an image, or a snapshot within its image; Exists where the new name is taken."""
         if parent.number != new_parent.number:
             raise PermissionDenied(f"{name}: images and snapshots stay in their directories")
+        self.names_changed += 1
         inode = await self.lookup(parent, name)
         if inode.kind is Kind.IMAGE:
-            self._check_name(new_name, why_no_image_file_name)
+            self._check_image_name(new_name)
             await directory.rename(self._ioctx, name, new_name)
             inode.image_name = new_name
+            self._name_is_free(name)
         elif inode.kind is Kind.SNAPSHOT and parent.kind is Kind.SNAP_DIRECTORY:
             self._check_name(new_name, why_no_file_name)
             async with self.images.using(self._image_of(inode)) as file:
@@ -299,7 +308,10 @@ class Tree:
         await self._keep(inode, {OWNER_KEY: f"{uid}:{gid}"})
 
     async def set_mtime(self, inode: Inode, mtime: int) -> None:
-        """utimes; the access time stays the image's own."""
+        """utimes; the access time stays the image's own. Writes from before are told first, or they seem to follow."""
+        if inode.kind is Kind.IMAGE:
+            async with self.images.using(inode) as file:
+                await file.image.timestamps.settle()
         await self._keep(inode, {MTIME_KEY: f"{mtime} {time.time_ns()}"})
 
     async def _keep(self, inode: Inode, values: dict[str, str]) -> None:
@@ -309,6 +321,17 @@ class Tree:
             for key, value in values.items():
                 await file.image.metadata_set(key, value)
             file.forget_kept()
+
+    # What the kernel must hear
+
+    def drop_pages(self, inode: int) -> None:
+        """The kernel may hold other bytes of a file than there are."""
+        self._notifier.invalidate_content(inode)
+
+    def _name_is_free(self, name: str) -> None:
+        """The kernel has forgotten a name in /, and must do so in /.snap: it may mean another image now."""
+        self._notifier.invalidate_entry(self.inodes.snap_root.number, name)
+        self.names_changed += 1
 
     # What others change
 
@@ -333,6 +356,7 @@ class Tree:
                 self._notifier.invalidate_entry(self.inodes.root.number, inode.image_name)
             for inode in self.inodes.known(Kind.SNAP_DIRECTORY, image.image_id):
                 self._notifier.invalidate_entry(self.inodes.snap_root.number, inode.image_name)
+            self.names_changed += 1
         if change & (ImageChange.SNAPSHOTS | ImageChange.REMOVED):
             self._snapshots_changed(image.image_id, image.header)
 

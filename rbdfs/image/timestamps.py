@@ -45,6 +45,10 @@ class Timestamps:
     async def close(self) -> None:
         """Tell the last writes; nothing is due any more."""
         self.modify_is_due = self.access_is_due = False
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Tell the last writes now."""
         if (self.has_new_writes or self._is_telling) and not self._image.is_read_only:
             await self._tell_once()
 

@@ -80,6 +80,7 @@ class MemoryOperations(pyfuse3.Operations):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.handles = Handles()
+        self.dropped: list[int] = []  # inodes whose pages the kernel shall drop
         self.notifier = Notifier()
         self.files: dict[bytes, OpenFile] = {}
         self.by_inode: dict[int, OpenFile] = {}
@@ -155,6 +156,9 @@ class MemoryOperations(pyfuse3.Operations):  # type: ignore[misc]
         data = bytes(source.content.data[source_offset : source_offset + length])
         target.content.submit_write(offset, data, lambda error: None)
         return len(data)
+
+    def drop_pages(self, inode: int) -> None:
+        self.dropped.append(inode)
 
 
 class NotServed(RbdfsError):

@@ -25,3 +25,13 @@ async def test_a_reply_that_comes_after_the_end_goes_nowhere() -> None:
         assert os.read(reader, 100) == b""
         os.close(reader)
         await trio.lowlevel.checkpoint()
+
+
+async def test_a_reply_of_more_parts_than_one_write_may_have() -> None:
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with kernel:
+        device = Device(ours.detach(), 4096)
+        parts = tuple(bytes([number % 256]) * 4 for number in range(2048))
+        device.reply_soon(7, parts, 8192)
+        assert kernel.recv(1 << 16)[16:] == b"".join(parts)
+        device.close()

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from rbdfs.fuse.abi import HEAD, IN_HEADER, OUT_HEADER, READDIR_SIZE_OFFSET, Opcode, pack_out_header
+from rbdfs.fuse.abi import BATCH_FORGET_IN, HEAD, IN_HEADER, OUT_HEADER, READDIR_SIZE_OFFSET, Opcode, pack_out_header
 from rbdfs.fuse.device import Device
 from rbdfs.fuse.negotiation import Limits
 from rbdfs.fuse.notifier import Notifier
@@ -83,6 +83,27 @@ async def test_large_replies_that_come_at_once_all_arrive(opcode: Opcode, size: 
             await trio.testing.wait_all_tasks_blocked()
     assert [OUT_HEADER.unpack_from(reply).unique for reply in kernel.replies] == list(range(1, 101))
     assert {len(reply) for reply in kernel.replies} == {OUT_HEADER.size + size}
+
+
+async def test_more_to_forget_than_libfuse_can_read_comes_in_parts() -> None:
+    forgets = [struct.pack("<QQ", number, 1) for number in range(60_000)]
+    body = BATCH_FORGET_IN.pack(len(forgets), 0) + b"".join(forgets)
+    head = IN_HEADER.pack(IN_HEADER.size + len(body), Opcode.BATCH_FORGET, 7, 0, 0, 0, 0, 0, 0)
+    request = memoryview(head + body)
+    found: list[bytes] = []
+    async with relaying(Kernel()) as (relay, libfuse):
+        relay.forward(Opcode.BATCH_FORGET, 7, request[: HEAD.size], request[HEAD.size :])
+        while len(found) < len(forgets):
+            for part in libfuse.take():
+                header = IN_HEADER.unpack_from(part)
+                assert (header.length, header.opcode) == (len(part), Opcode.BATCH_FORGET)
+                assert len(part) <= 132 << 10  # what libfuse reads
+                start = IN_HEADER.size + BATCH_FORGET_IN.size
+                each = [part[at : at + 16] for at in range(start, len(part), 16)]
+                assert BATCH_FORGET_IN.unpack_from(part, IN_HEADER.size).forgets == len(each)
+                found += each
+            await trio.testing.wait_all_tasks_blocked()
+    assert found == forgets
 
 
 async def test_what_fails_makes_room_as_well() -> None:

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fuse.memory import MemoryOperations
 from fuse.mounted import mounted_memory, needs_fuse, outside
 
-from rbdfs.errors import Busy, InvalidArgument
+from rbdfs.errors import Busy, InvalidArgument, NoSpace
 from rbdfs.fuse.mounting import MountRequest, find_mount, is_dead, prepare_mountpoint, unmount
 
 pytestmark = [pytest.mark.mount, needs_fuse]
@@ -77,6 +78,24 @@ async def test_copy_file_range_stays_in_the_server(tmp_path: Path) -> None:
 
     async with mounted_memory(tmp_path):
         await outside(use)
+
+
+async def test_after_a_copy_that_failed_the_kernel_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of it may have been done, and the kernel keeps its pages."""
+
+    async def fail(*_: object) -> int:
+        raise NoSpace("full")
+
+    def use() -> None:
+        (tmp_path / "a").write_bytes(b"data")
+        with (tmp_path / "a").open("rb") as source, (tmp_path / "b").open("wb") as target:
+            with pytest.raises(OSError, check=lambda err: err.errno == errno.ENOSPC):
+                os.copy_file_range(source.fileno(), target.fileno(), 4)
+
+    monkeypatch.setattr(MemoryOperations, "copy_range", fail)
+    async with mounted_memory(tmp_path) as operations:
+        await outside(use)
+        assert operations.dropped == [operations.files[b"b"].inode]
 
 
 async def test_many_direct_writers_and_readers_at_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from mount.daemon import Daemon, soon
+from mount.daemon import Daemon, run, soon
 
 pytestmark = pytest.mark.mount
 
@@ -148,3 +148,27 @@ def test_pool_that_goes_does_not_look_empty(daemon: Daemon, tmp_path: Path) -> N
         with pytest.raises(FileNotFoundError):
             os.listdir(second.path)
         second.stop()
+
+
+def test_a_hole_punched_behind_the_end_is_not_taken_for_a_larger_size(daemon: Daemon) -> None:
+    path = daemon.path / "disk"
+    path.write_bytes(b"a" * MIB)
+    with path.open("ab", buffering=0) as file:
+        run("fallocate", "-p", "-o", 2 * MIB, "-l", 4096, path)
+        daemon.cli("resize", "--no-progress", "--size", "2M", daemon.spec("disk"))
+        time.sleep(0.3)  # the kernel is told
+        file.write(b"end")
+    assert path.read_bytes() == b"a" * MIB + bytes(MIB) + b"end"
+
+
+def test_a_name_that_moved_on_is_another_images_in_dot_snap_too(daemon: Daemon) -> None:
+    disk, snaps = daemon.path / "disk", daemon.path / ".snap/disk"
+    disk.write_bytes(b"old")
+    (snaps / "s").touch()
+    (daemon.path / "new").write_bytes(b"new")
+    disk.rename(daemon.path / "disk.old")
+    (daemon.path / "new").rename(disk)
+    time.sleep(0.2)  # the kernel is told; it would believe what it knows for a second
+    (snaps / "t").touch()
+    assert (snaps / "t").read_bytes() == b"new"
+    assert os.listdir(daemon.path / ".snap/disk.old") == ["s"]

@@ -149,6 +149,20 @@ def test_mode_owner_and_time_outlive_the_mount(daemon: Daemon) -> None:
     assert abs(path.stat().st_mtime - time.time()) < 10
 
 
+@pytest.mark.parametrize("seconds", [1_000_000_000, 0])
+def test_a_time_that_is_set_before_the_close_stays(daemon: Daemon, seconds: int) -> None:
+    """As `cp -p` does."""
+    path = daemon.path / "disk"
+    with path.open("wb", buffering=0) as file:
+        file.write(b"x")
+        file.write(b"y")
+        os.utime(file.fileno(), (seconds, seconds))
+    for _ in range(2):
+        assert path.stat().st_mtime == seconds
+        daemon.stop()
+        daemon.start()
+
+
 def test_birth_time_is_the_image_s(daemon: Daemon) -> None:
     (daemon.path / "disk").touch()
     assert abs(float(run("stat", "-c", "%W", daemon.path / "disk")) - time.time()) < 10
@@ -227,6 +241,23 @@ def test_single_lane_serves_the_same_bytes(tmp_path: Path, store: Store) -> None
             os.fsync(file.fileno())
         assert (daemon.path / "disk").read_bytes() == data[:100] + b"new" + data[103:]
         assert (daemon.path / ".snap/disk/s").read_bytes() == data
+
+
+def test_stripes_of_a_sector_are_read(daemon: Daemon) -> None:
+    """In one request of the kernel there are 2,048 of them."""
+    size = ("--size", "4M", "--stripe-unit", "512", "--stripe-count", "4")
+    daemon.cli("create", *size, daemon.spec("disk"))
+    data = os.urandom(4 * MIB)
+    path = daemon.path / "disk"
+    with path.open("r+b") as file:
+        file.write(data)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    with mmap.mmap(-1, MIB) as page:
+        try:
+            assert os.preadv(descriptor, [page], MIB) == MIB
+            assert page[:] == data[MIB : 2 * MIB]
+        finally:
+            os.close(descriptor)
 
 
 def test_write_back_cache_keeps_every_byte(tmp_path: Path, store: Store) -> None:
