@@ -98,8 +98,8 @@ class ObjectMap:
         self._nursery = nursery
         self._invalidate = invalidate  # flags the image, on its header
         self._waiting: dict[int, list[OnReady]] = {}  # writes that wait until their object is marked
-        self._unsent: list[int] = []  # of these: objects not yet in an op
-        self._under_way = 0  # ops that mark objects
+        self._unsent: set[int] = set()  # of these objects: to be marked with the next batch
+        self._being_sent: set[int] = set()  # being marked; what is in neither set is held back by a removal
         self._removing: list[Run] = []
 
     # The whole map.
@@ -186,15 +186,14 @@ class ObjectMap:
             return
         self._waiting[number] = [on_ready]
         if not _is_within(number, self._removing):
-            self._unsent.append(number)
-            if not self._under_way:
+            self._unsent.add(number)
+            if not self._being_sent:
                 self._send()
 
     def _send(self) -> None:
         """One batch at a time is under way, an op for each run in it; what comes meanwhile goes with the next one."""
-        batch, self._unsent = list(runs_of(sorted(self._unsent))), []
-        self._under_way = len(batch)
-        for start, end in batch:
+        self._being_sent, self._unsent = self._unsent, set()
+        for start, end in runs_of(sorted(self._being_sent)):
             op = WriteOp([ASSERT_LOCKED, cls_map.update(start, end, EXISTS)])
             self._ioctx.submit(self._name, op, partial(self._sent, range(start, end)))
 
@@ -222,11 +221,11 @@ class ObjectMap:
             self._done(numbers, None)
 
     def _done(self, numbers: Iterable[int], error: RbdfsError | None) -> None:
-        self._under_way -= 1
-        if not self._under_way:
+        self._being_sent.difference_update(numbers)
+        if not self._being_sent:
             if self.states is None:  # nothing more to mark
                 numbers = [*numbers, *self._unsent]
-                self._unsent = []
+                self._unsent.clear()
             elif self._unsent:
                 self._send()
         for number in numbers:
@@ -251,13 +250,15 @@ class ObjectMap:
         Writes to objects that are not marked EXISTS wait until `end_removal`, which must follow.
         """
         # Those that wait for another removal to end wait for this one then, and not this one for them.
-        being_marked = [
-            number for number in self._waiting if start <= number < end and not _is_within(number, self._removing)
-        ]
+        marks: list[Completion[RbdfsError | None]] = []
+        for number in self._unsent | self._being_sent:
+            if start <= number < end:
+                marks.append(Completion())
+                self._waiting[number].append(marks[-1])
         self._removing.append((start, end))
         try:
-            for number in being_marked:
-                await self.mark_exists(number)
+            for mark in marks:
+                await mark.wait()  # one that fails is its writer's concern: the object is not written
             if self.states is None:
                 return [(start, end)]
             runs = existing_runs(self.states, start, end)
@@ -279,10 +280,12 @@ class ObjectMap:
     def _let_go(self, start: int, end: int) -> None:
         """Writes to objects that were being removed, and are not being removed by anybody else, go on."""
         self._removing.remove((start, end))
-        self._unsent += [
-            number for number in self._waiting if start <= number < end and not _is_within(number, self._removing)
-        ]
-        if self._unsent and not self._under_way:
+        self._unsent.update(
+            number
+            for number in self._waiting.keys() - self._being_sent
+            if start <= number < end and not _is_within(number, self._removing)
+        )
+        if self._unsent and not self._being_sent:
             self._send()
 
     async def _mark(self, start: int, end: int, state: int, expected: int, table: bytes) -> None:

@@ -22,8 +22,8 @@ Choice = Callable[[str, Op], bool]
 class FaultyIoCtx:
     """`rados.api.IoCtx`.
 
-    `rule` gives the error that an op ends in instead of being done, `holds` those that wait, `loses` those that are
-    done, and end in TimedOut.
+    `holds` says which ops wait; `rule` gives the error that one ends in instead of being done, `loses` those that are
+    done, and end in TimedOut: what has waited, too, as they are by then.
     """
 
     def __init__(self, inner: IoCtx) -> None:
@@ -58,13 +58,17 @@ class FaultyIoCtx:
         return self._inner.with_namespace(namespace)
 
     def submit(self, name: str, op: Op, on_complete: OnComplete) -> None:
+        if self.holds(name, op):
+            self.held.append(partial(self._go_on, name, op, on_complete))
+        else:
+            self._go_on(name, op, on_complete)
+
+    def _go_on(self, name: str, op: Op, on_complete: OnComplete) -> None:
         error = self.rule(name, op)
         if error is not None:
             on_complete(error)
         elif self.loses(name, op):
             self._inner.submit(name, op, lambda _outcome: on_complete(TimedOut("no answer")))
-        elif self.holds(name, op):
-            self.held.append(partial(self._inner.submit, name, op, on_complete))
         else:
             self._inner.submit(name, op, on_complete)
 

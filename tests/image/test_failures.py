@@ -100,6 +100,34 @@ async def test_full_store_at_the_object_map_spoils_nothing(pools: Pools) -> None
         assert list(await load_states(ioctx, image.image_id)) == [1, 0]
 
 
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0)])
+async def test_a_mark_that_fails_while_a_removal_waits_for_it_is_its_writers_concern(
+    pools: Pools, first: int, second: int
+) -> None:
+    async with faulty_image(pools, 20 * MIB) as (ioctx, image):
+        await image.write(0, b"x")
+        outcomes: list[RbdfsError | None] = []
+        ioctx.holds = is_map_update
+        image.submit_write(4 * MIB, b"x", outcomes.append)  # its mark goes at once
+        image.submit_write(8 * MIB, b"y", outcomes.append)  # these wait for that, and then go as an op each
+        image.submit_write(16 * MIB, b"y", outcomes.append)
+        ioctx.held.pop()()
+        marks = list(ioctx.held)
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(image.write_zeroes, 8 * MIB, 12 * MIB)
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                ioctx.rule = lambda name, op: NoSpace("full") if is_map_update(name, op) else None
+                marks[first]()
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                ioctx.rule, ioctx.holds = lambda _name, _op: None, lambda _name, _op: False
+                marks[second]()
+            await until(lambda: len(outcomes) == 3)
+        assert [type(outcome) for outcome in outcomes if outcome is not None] == [NoSpace]
+        assert await image.read(8 * MIB, 12 * MIB) == bytes(12 * MIB)
+        await image.write(8 * MIB, b"later")
+
+
 async def test_lost_lock_fails_what_was_under_way_and_is_taken_again(pools: Pools) -> None:
     async with faulty_image(pools) as (ioctx, image):
         await image.write(0, b"x")
