@@ -294,7 +294,7 @@ class DataLane:
                 handle.file.wrote_to(offset + zeroed)
                 with self._changing(handle):
                     await content.write_zeroes(offset, zeroed)
-        if not keeps_size and end > content.size:  # nothing is reserved: images are thin
+        if not keeps_size:  # nothing is reserved: images are thin
             with handle.file.resizing():
                 handle.file.wrote_to(end)
                 await content.grow(end)

@@ -292,6 +292,7 @@ class Tree:
             raise ReadOnly(f"{inode}: a snapshot")
         async with self.images.using(inode) as file:
             if size == file.content.size:
+                await file.image.grow(size)  # nothing to do but to keep it
                 return
             if size < file.content.size and self._options.no_shrink:
                 raise PermissionDenied(f"{inode}: mounted with no_shrink")

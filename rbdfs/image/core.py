@@ -168,7 +168,7 @@ class ImageCore(ABC):
             self.snap = found or self.snap
             size = self.snap.size
         if size != self.path.size:
-            self.path.size = size
+            self.path.set_size(size)
             change |= ImageChange.SIZE
         self.path.snapc = header.snapc
         if header.all_snaps != old.all_snaps:
@@ -291,7 +291,7 @@ class ImageCore(ABC):
 
     @abstractmethod
     async def _take_back(self, size: int, offset: int, length: int) -> None:
-        """Such a write found no room: make the image that small again, or as small as what others wrote allows."""
+        """Such a write found no room: make the image that small again, or as small as what was written since allows."""
 
     async def _on_acquired(self) -> None:
         """The lock is ours: see what the last owner left."""

@@ -80,6 +80,7 @@ class DataPath:
         self._is_durable = data.cluster.properties.durable_on_completion
         # refreshed
         self.size = 0
+        self.kept = 0  # how far a write past the end that fails must not take it back
         self.snapc = SnapContext()
         self.object_map: ObjectMap | None = None
         # moving
@@ -96,6 +97,15 @@ class DataPath:
         self._tasks_done = trio.Event()
         self._slow: set[object] = set()  # writes that have not reached the store yet, or not all of them
         self._waiters: list[tuple[set[object], trio.Event]] = []
+
+    def set_size(self, size: int) -> None:
+        """The image, or the snapshot, is that large now."""
+        self.size = size
+        self.kept = min(self.kept, size)
+
+    def keep(self, end: int) -> None:
+        """What is there up to here was written, or asked for."""
+        self.kept = max(self.kept, end)
 
     def object_name(self, number: int) -> str:
         """The name of a data object."""
@@ -163,7 +173,7 @@ class DataPath:
                     self._submit(
                         self._name % number,
                         WriteOp((write,) if states is not None else (*self._hints, write), self.snapc),
-                        partial(self._finish_write, on_complete),
+                        partial(self._finish_write, on_complete, offset + length),
                     )
                     return
             self._start(offset, data, on_complete)
@@ -179,17 +189,22 @@ class DataPath:
         else:
             on_complete(None)
 
-    def _finish_write(self, on_complete: OnWrite, outcome: Outcome) -> None:
+    def _finish_write(self, on_complete: OnWrite, end: int, outcome: Outcome) -> None:
         self._in_flight -= 1
         if not self._in_flight and self._at_rest is not None:
             self._at_rest.set()
-        on_complete(None if isinstance(outcome, Reply) else outcome)
+        if isinstance(outcome, Reply):
+            if end > self.kept:
+                self.kept = end
+            on_complete(None)
+        else:
+            on_complete(outcome)
 
     def _start(self, offset: int, data: Buffer, on_complete: OnWrite) -> None:
         """Start a write through the open gate: of several objects, or of one that may have to be marked first."""
         extents = self.striping.object_extents(offset, len(data))
         self._in_flight += 1
-        join = WriteJoin(len(extents), partial(self._finish_started, on_complete))
+        join = WriteJoin(len(extents), partial(self._finish_started, on_complete, offset + len(data)))
         self._slow.add(join)
         view = memoryview(data)
         for number, within, _, parts in extents:
@@ -200,11 +215,13 @@ class DataPath:
                 piece = b"".join([view[start : start + size] for start, size in parts])
             self._write_object(number, within, piece, join.finish)
 
-    def _finish_started(self, on_complete: OnWrite, join: WriteJoin, error: RbdfsError | None) -> None:
+    def _finish_started(self, on_complete: OnWrite, end: int, join: WriteJoin, error: RbdfsError | None) -> None:
         self._no_longer_slow(join)
         self._in_flight -= 1
         if not self._in_flight and self._at_rest is not None:
             self._at_rest.set()
+        if error is None:
+            self.keep(end)
         on_complete(error)
 
     def _write_object(self, number: int, within: int, piece: Buffer, on_complete: OnComplete) -> None:

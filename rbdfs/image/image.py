@@ -121,6 +121,7 @@ class Image(ImageCore):
     async def resize(self, size: int, *, allow_shrink: bool = True, on_progress: OnProgress = quiet) -> None:
         """Change the size, to the byte."""
         if size == self.size and not self.is_read_only:
+            self.path.keep(size)
             return
         self.timestamps.note_modify()
         await self.requests.carry_out(
@@ -130,12 +131,12 @@ class Image(ImageCore):
         )
 
     async def grow(self, size: int) -> None:
-        """Make it at least that large; what it has become meanwhile is not cut off."""
+        """Make it at least that large, whatever becomes of writes past its end; what it is already is not cut off."""
         if size > self.size:
             self.timestamps.note_modify()
             await self._reach(size)
-            self._grown_to = 0  # a write past the end that fails does not take this back
             await self.announce_rest()
+        self.path.keep(size)
 
     async def copy_range(self, source: "Image", source_offset: int, offset: int, length: int) -> int:
         """Copy bytes of an image, sharing them where the store can; gives how many: fewer where the source ends."""
@@ -152,6 +153,7 @@ class Image(ImageCore):
             with suppress(RbdfsError):
                 await self._take_back(before, offset, length)
             raise
+        self.path.keep(offset + length)
         return length
 
     async def _reach(self, size: int) -> None:
@@ -175,11 +177,11 @@ class Image(ImageCore):
         async with self.maintenance:
             await self.prepare_writes()
             async with self.path.paused():
+                size = max(size, self.path.kept)
                 if size < self.size == self._grown_to:  # else somebody has resized it since
                     before = await allocation.data_extents(self, size, max(offset - size, 0))
                     behind = await allocation.data_extents(self, offset + length, self.size)
-                    filled = [*before, *behind]
-                    await resizing.shrink(self, sum(filled[-1]) if filled else size)
+                    await resizing.shrink(self, max([size, *map(sum, (*before, *behind))]))
                     self._grown_to = self.size
                     self.announce_soon()
 

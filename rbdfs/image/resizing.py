@@ -25,6 +25,7 @@ async def resize(image: ImageCore, size: int, *, allow_shrink: bool = True, on_p
             raise InvalidArgument(f"{image.what}: shrinking needs to be allowed")
         async with image.path.paused():
             await shrink(image, size, on_progress)
+    image.path.keep(size)
     await image.announce()
 
 
@@ -52,7 +53,8 @@ async def shrink(image: ImageCore, size: int, on_progress: OnProgress = quiet) -
 async def _set_size(image: ImageCore, size: int) -> None:
     async with image.header_lock:
         await image.change_header(rbd.set_size(size))
-        image.header.size = image.path.size = size
+        image.header.size = size
+        image.path.set_size(size)
     image.changed(ImageChange.SIZE)
 
 

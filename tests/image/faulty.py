@@ -12,7 +12,7 @@ from rbdfs.image import directory
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.tasks import Completion
 from rbdfs.rados.api import IoCtx, NotifyReply, OnComplete, Outcome, PoolUsage, Watch, WatchEvent
-from rbdfs.rados.ops import Call, PoolId, ReadOp, Reply, SnapId, WriteOp
+from rbdfs.rados.ops import Call, PoolId, ReadOp, Reply, SnapId, Write, WriteOp
 
 Op = ReadOp | WriteOp
 Rule = Callable[[str, Op], RbdfsError | None]
@@ -151,3 +151,8 @@ def is_map_update(name: str, op: Op) -> bool:
 def is_data_write(name: str, op: Op) -> bool:
     """Whether an op changes a data object."""
     return name.startswith("rbd_data.") and isinstance(op, WriteOp)
+
+
+def takes_room(name: str, op: Op) -> bool:
+    """Whether an op puts bytes into a data object."""
+    return name.startswith("rbd_data.") and any(isinstance(step, Write) for step in op.steps)

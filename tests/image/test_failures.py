@@ -1,6 +1,7 @@
 """What happens when the store does not do what it is asked: the writer hears of it, nothing hangs, nothing is lost."""
 
 import itertools
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import calls
@@ -8,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 from image.conftest import MIB, Pools, until
-from image.faulty import FaultyIoCtx, Op, faulty_image, is_data_write, is_map_update
+from image.faulty import FaultyIoCtx, Op, faulty_image, is_data_write, is_map_update, takes_room
 
 from rbdfs.cls import lock
 from rbdfs.cls.query import ask
@@ -78,6 +79,42 @@ async def test_writes_past_the_end_that_find_no_room_do_not_make_it_larger(pools
         assert await image.read(12 * MIB - 1, 6) == b"\0more\0"
         assert (await read_header(ioctx, image.image_id)).size == 30 * MIB
         assert await image.read(size, 5) == b"grown"
+
+
+async def test_what_was_written_over_a_write_past_the_end_stays_where_that_one_finds_no_room(pools: Pools) -> None:
+    async with faulty_image(pools) as (ioctx, image):
+        outcomes: list[RbdfsError | None] = []
+        ioctx.holds = lambda name, op: name == image.path.object_name(6) and takes_room(name, op)
+        image.submit_write(23 * MIB, b"a" * (2 * MIB), outcomes.append)  # objects 5 and 6
+        await until(lambda: ioctx.held)
+        await image.write(23 * MIB, b"b" * 1000)
+        ioctx.rule = lambda name, op: NoSpace("full") if takes_room(name, op) else None
+        ioctx.release()
+        await until(lambda: outcomes)
+        assert isinstance(outcomes[0], NoSpace)
+        assert image.size == 23 * MIB + 1000
+        assert await image.read(23 * MIB, 1000) == b"b" * 1000
+
+
+@pytest.mark.parametrize("size", [16 * MIB, 20 * MIB + 1, 24 * MIB])
+@pytest.mark.parametrize("change", [Image.grow, Image.resize])
+async def test_a_size_that_was_asked_for_stays_where_a_write_past_the_end_finds_no_room(
+    pools: Pools, change: Callable[[Image, int], Awaitable[None]], size: int
+) -> None:
+    async with faulty_image(pools) as (ioctx, image), trio.open_nursery() as nursery:
+        outcomes: list[RbdfsError | None] = []
+        ioctx.holds = takes_room
+        image.submit_write(20 * MIB, b"x", outcomes.append)
+        await until(lambda: ioctx.held)
+        nursery.start_soon(change, image, size)  # becoming smaller, it waits for the write
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        image.submit_write(30 * MIB, b"x", outcomes.append)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        ioctx.rule = lambda name, op: NoSpace("full") if takes_room(name, op) else None
+        ioctx.release()
+        await until(lambda: len(outcomes) == 2)
+        assert [type(outcome) for outcome in outcomes] == [NoSpace] * 2
+        assert image.size == size
 
 
 async def test_failed_read_is_told(pools: Pools) -> None:
