@@ -11,8 +11,8 @@
 from rbdfs.cls.query import Query, reader
 from rbdfs.cls.rbd import call
 from rbdfs.cls.rbd_types import DirectoryState, TrashSpec
-from rbdfs.rados.ops import Call
-from rbdfs.wire import U8, U64
+from rbdfs.rados.ops import Call, CompareExtent
+from rbdfs.wire import U8, U64, encode_values
 
 DIRECTORY = "rbd_directory"
 NAMESPACES = "rbd_namespace"
@@ -31,6 +31,11 @@ def get_id() -> Query[str]:
 def set_id(image_id: str) -> Call:
     """Write the id into an existing, empty object; Exists where it has one."""
     return call("set_id", (str, image_id))
+
+
+def assert_id(image_id: str) -> CompareExtent:
+    """Canceled unless the object has this id."""
+    return CompareExtent(0, encode_values((str, image_id)))
 
 
 # rbd_directory

@@ -15,6 +15,7 @@ from rbdfs.cls.query import ask, change
 from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, DirectoryState
 from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, OutOfDomain, PoolNotFound, RbdfsError, TooLarge
 from rbdfs.image.features import Feature, check_creatable
+from rbdfs.image.id_objects import remove_id_object
 from rbdfs.image.layout import ImageLayout, complete
 from rbdfs.image.lookup import exists, lookup, where
 from rbdfs.image.names import data_prefix, header_object, id_object, object_map_object, old_header_object
@@ -122,7 +123,7 @@ async def _give_name(ioctx: IoCtx, name: str, image_id: str) -> None:
         with suppress(RbdfsError):
             if await ask(ioctx, directory.DIRECTORY, directory.get_image_id(name)) == image_id:
                 return  # it was done, and the answer was lost
-        await calls.remove(ioctx, id_object(name), missing_ok=True)
+        await remove_id_object(ioctx, name, image_id)
         if isinstance(err, NotFound):
             raise NotFound(f"{ioctx.pool_name}/{ioctx.namespace}: no such namespace") from err
         raise

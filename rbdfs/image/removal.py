@@ -9,9 +9,10 @@ from rbdfs.cls.notify import RequestLock
 from rbdfs.cls.query import change
 from rbdfs.cls.rbd_types import OpFeature
 from rbdfs.errors import Busy, Gone, NotEmpty, NotFound, ReadOnly, StaleSnapId
+from rbdfs.image.id_objects import remove_id_object
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.lookup import exists
-from rbdfs.image.names import header_object, id_object, object_map_object
+from rbdfs.image.names import header_object, object_map_object
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.resizing import trim
 from rbdfs.rados import calls
@@ -32,7 +33,7 @@ async def remove_image(ioctx: IoCtx, name: str, image_id: str, on_progress: OnPr
             raise
     await calls.remove(ioctx, object_map_object(image_id), missing_ok=True)
     await calls.remove(ioctx, header_object(image_id), missing_ok=True)
-    await calls.remove(ioctx, id_object(name), missing_ok=True)
+    await remove_id_object(ioctx, name, image_id)
     with suppress(NotFound, StaleSnapId):  # not there, or the name is another image's by now
         await change(ioctx, directory.DIRECTORY, directory.remove_image(name, image_id))
 

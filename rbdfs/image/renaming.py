@@ -13,10 +13,10 @@ from rbdfs.errors import Corrupt, Exists, NotFound, RbdfsError, ReadOnly
 from rbdfs.image.features import forbids_writing
 from rbdfs.image.header import read_header
 from rbdfs.image.header_watch import announce_update
+from rbdfs.image.id_objects import remove_id_object
 from rbdfs.image.lookup import exists, lookup, name_of, where
 from rbdfs.image.names import header_object, id_object, old_header_object
 from rbdfs.image.spec import check_image_name
-from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Create
 
@@ -38,9 +38,9 @@ async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
         await change(ioctx, directory.DIRECTORY, directory.rename_image(name, new_name, image_id))
     except RbdfsError:  # done or not: the directory knows, and where it does not answer, both names lead to the image
         if await name_of(ioctx, image_id) != new_name:
-            await calls.remove(ioctx, id_object(new_name), missing_ok=True)
+            await remove_id_object(ioctx, new_name, image_id)
             raise
-    await calls.remove(ioctx, id_object(name), missing_ok=True)
+    await remove_id_object(ioctx, name, image_id)
     await announce_update(ioctx, header_object(image_id))
 
 

@@ -187,6 +187,16 @@ async def test_compare_extent_guards_a_write(ioctx: IoCtx) -> None:
     assert await content(ioctx, "o") == b"abCDef"
 
 
+async def test_compare_extent_guards_a_removal(ioctx: IoCtx) -> None:
+    await calls.write(ioctx, "o", 0, b"abcdef")
+    with pytest.raises(ExtentMismatch):
+        await ioctx.operate("o", WriteOp([CompareExtent(0, b"xyz"), Remove()]))
+    assert await content(ioctx, "o") == b"abcdef"
+    await ioctx.operate("o", WriteOp([CompareExtent(0, b"abcdef"), Remove()]))
+    with pytest.raises(Canceled):
+        await ioctx.operate("o", WriteOp([CompareExtent(0, b"abcdef"), Remove()]))
+
+
 async def test_compare_extent_behind_the_end_compares_zeroes(ioctx: IoCtx) -> None:
     await calls.write(ioctx, "o", 0, b"ab")
     await ioctx.operate("o", WriteOp([CompareExtent(0, b"ab\0\0"), Write(0, b"c")]))

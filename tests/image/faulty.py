@@ -12,7 +12,7 @@ from rbdfs.image import directory
 from rbdfs.image.image import Image, open_image
 from rbdfs.image.tasks import Completion
 from rbdfs.rados.api import IoCtx, NotifyReply, OnComplete, Outcome, PoolUsage, Watch, WatchEvent
-from rbdfs.rados.ops import Call, PoolId, ReadOp, Reply, SnapId, Write, WriteOp
+from rbdfs.rados.ops import Call, PoolId, ReadOp, Remove, Reply, SnapId, Write, WriteOp
 
 Op = ReadOp | WriteOp
 Rule = Callable[[str, Op], RbdfsError | None]
@@ -139,6 +139,11 @@ async def faulty_image(pools: Pools, size: int = 8 * MIB, **layout: int) -> Asyn
 def calls_method(method: str) -> Choice:
     """Whether an op calls that method of an object class."""
     return lambda _name, op: any(isinstance(step, Call) and step.method == method for step in op.steps)
+
+
+def removes(name: str) -> Choice:
+    """Whether an op removes that object."""
+    return lambda of, op: of == name and any(isinstance(step, Remove) for step in op.steps)
 
 
 def is_map_update(name: str, op: Op) -> bool:

@@ -2,12 +2,13 @@
 
 import calls
 import pytest
+import trio
 from image.conftest import MIB, Pools, until
-from image.faulty import FaultyIoCtx
+from image.faulty import FaultyIoCtx, removes
 
 from rbdfs.cls import directory as cls_directory
 from rbdfs.cls.notify import HeaderUpdate
-from rbdfs.cls.query import change
+from rbdfs.cls.query import ask, change
 from rbdfs.errors import (
     Busy,
     Exists,
@@ -135,6 +136,21 @@ async def test_half_removed_image_can_be_removed_again(pools: Pools) -> None:
         await calls.remove(ioctx, "rbd_id.vm")
         await directory.remove(ioctx, "vm")
         assert [name async for name in ioctx.list_objects()] == ["rbd_directory"]
+
+
+async def test_a_late_removal_leaves_a_new_image_of_the_name_alone(pools: Pools) -> None:
+    async with pools.client() as slow, pools.client() as other:
+        await directory.create(other, "vm", MIB)
+        ioctx = FaultyIoCtx(slow)
+        ioctx.holds = removes(id_object("vm"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(directory.remove, ioctx, "vm")
+            await until(lambda: ioctx.held)
+            await directory.remove(other, "vm")
+            image_id = await directory.create(other, "vm", MIB)
+            ioctx.release()
+        assert await directory.list_images(other) == {"vm": image_id}
+        assert await ask(other, id_object("vm"), cls_directory.get_id()) == image_id
 
 
 async def test_image_with_snapshots_is_not_removed(pools: Pools) -> None:
