@@ -12,15 +12,27 @@ from rbdfs.rados.api import IoCtx
 
 async def lookup(ioctx: IoCtx, name: str) -> str:
     """The id of an image; NotFound."""
-    with suppress(NotFound):
-        return await ask(ioctx, id_object(name), directory.get_id())
-    try:  # half removed: the id object goes before the entry
-        return await ask(ioctx, directory.DIRECTORY, directory.get_image_id(name))
-    except NotFound:
-        pass
+    for find in (named_id, listed_id):  # half removed: the id object goes before the entry
+        image_id = await find(ioctx, name)
+        if image_id is not None:
+            return image_id
     if await exists(ioctx, old_header_object(name)):
         raise NotSupported(f"{where(ioctx, name)}: images of format 1 are not supported")
     raise NotFound(f"{where(ioctx, name)}: no such image")
+
+
+async def named_id(ioctx: IoCtx, name: str) -> str | None:
+    """The id that a name's id object has; None where it has none."""
+    with suppress(NotFound):
+        return await ask(ioctx, id_object(name), directory.get_id())
+    return None
+
+
+async def listed_id(ioctx: IoCtx, name: str) -> str | None:
+    """The id that the directory has for a name; None where it is not listed."""
+    with suppress(NotFound):
+        return await ask(ioctx, directory.DIRECTORY, directory.get_image_id(name))
+    return None
 
 
 async def name_of(ioctx: IoCtx, image_id: str) -> str:

@@ -5,7 +5,10 @@ the old name goes: an image always has a name that leads to it. librbd does the 
 nothing of the image changes, so no lock is needed.
 """
 
+import logging
 from contextlib import suppress
+
+import trio
 
 from rbdfs.cls import directory
 from rbdfs.cls.query import ask, change
@@ -14,11 +17,15 @@ from rbdfs.image.features import forbids_writing
 from rbdfs.image.header import read_header
 from rbdfs.image.header_watch import announce_update
 from rbdfs.image.id_objects import remove_id_object
-from rbdfs.image.lookup import exists, lookup, name_of, where
+from rbdfs.image.lookup import exists, listed_id, lookup, where
 from rbdfs.image.names import header_object, id_object, old_header_object
 from rbdfs.image.spec import check_image_name
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Create
+
+log = logging.getLogger(__name__)
+
+_FINISH_SECONDS = 10.0  # how long a rename that is done tidies up, cancelled or not
 
 
 async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
@@ -37,11 +44,29 @@ async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
     try:
         await change(ioctx, directory.DIRECTORY, directory.rename_image(name, new_name, image_id))
     except RbdfsError:  # done or not: the directory knows, and where it does not answer, both names lead to the image
-        if await name_of(ioctx, image_id) != new_name:
+        if await listed_id(ioctx, new_name) != image_id:
             await remove_id_object(ioctx, new_name, image_id)
             raise
-    await remove_id_object(ioctx, name, image_id)
-    await announce_update(ioctx, header_object(image_id))
+    except trio.Cancelled:
+        with trio.CancelScope(shield=True), trio.move_on_after(_FINISH_SECONDS), suppress(RbdfsError):
+            if await listed_id(ioctx, new_name) == image_id:
+                await _finish(ioctx, name, new_name, image_id)
+        raise
+    await _finish(ioctx, name, new_name, image_id)
+
+
+async def _finish(ioctx: IoCtx, name: str, new_name: str, image_id: str) -> None:
+    """The image has its new name, whatever becomes of this."""
+    failure: object = "the store does not answer"
+    with trio.CancelScope(shield=True), trio.move_on_after(_FINISH_SECONDS):
+        try:
+            await remove_id_object(ioctx, name, image_id)
+            failure = None
+        except RbdfsError as err:
+            failure = err
+        await announce_update(ioctx, header_object(image_id))
+    if failure is not None:
+        log.warning("%s is %s now, but may be found by its old name, too: %s", where(ioctx, name), new_name, failure)
 
 
 async def _check_writable(ioctx: IoCtx, name: str, image_id: str) -> None:

@@ -4,7 +4,7 @@ import calls
 import pytest
 import trio
 from image.conftest import MIB, Pools, until
-from image.faulty import FaultyIoCtx, removes
+from image.faulty import FaultyIoCtx, Op, calls_method, removes
 
 from rbdfs.cls import directory as cls_directory
 from rbdfs.cls.notify import HeaderUpdate
@@ -26,6 +26,7 @@ from rbdfs.image.features import Feature
 from rbdfs.image.header import read_header
 from rbdfs.image.image import ImageChange, open_image
 from rbdfs.image.names import id_object
+from rbdfs.rados.ops import Reply
 
 
 async def test_created_images_are_listed_by_name(pools: Pools) -> None:
@@ -98,6 +99,48 @@ async def test_a_rename_has_succeeded_though_nobody_could_be_told(pools: Pools) 
         ioctx.rule = lambda name, _op: TimedOut("no answer") if name == "notify" else None
         await directory.rename(ioctx, "old", "new")
         assert await directory.list_images(inner) == {"new": image_id}
+
+
+@pytest.mark.complains("old is new now, but may be found by its old name, too: no answer")
+async def test_a_rename_has_succeeded_though_the_old_name_stays(pools: Pools) -> None:
+    async with pools.client() as inner:
+        image_id = await directory.create(inner, "old", MIB)
+        ioctx = FaultyIoCtx(inner)
+        is_it = removes(id_object("old"))
+        ioctx.rule = lambda name, op: TimedOut("no answer") if is_it(name, op) else None
+        await directory.rename(ioctx, "old", "new")
+        assert await directory.list_images(inner) == {"new": image_id}
+
+
+async def test_a_rename_that_is_cancelled_when_it_is_done_leaves_no_old_name(pools: Pools) -> None:
+    class Slow(FaultyIoCtx):
+        async def operate(self, name: str, op: Op) -> Reply:
+            reply = await super().operate(name, op)
+            if calls_method("dir_rename_image")(name, op):
+                await trio.sleep_forever()
+            return reply
+
+    async with pools.client() as inner:
+        await directory.create(inner, "old", MIB)
+        with trio.move_on_after(0.1) as scope:
+            await directory.rename(Slow(inner), "old", "new")
+        assert scope.cancelled_caught
+        with pytest.raises(NotFound):
+            await directory.lookup(inner, "old")
+
+
+async def test_a_rename_of_an_image_that_is_removed_meanwhile_leaves_nothing(pools: Pools) -> None:
+    async with pools.client() as mine, pools.client() as other:
+        await directory.create(other, "old", MIB)
+        ioctx = FaultyIoCtx(mine)
+        ioctx.holds = calls_method("dir_rename_image")
+        with pytest.RaisesGroup(NotFound):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(directory.rename, ioctx, "old", "new")
+                await until(lambda: ioctx.held)
+                await directory.remove(other, "old")
+                ioctx.release()
+        assert [name async for name in other.list_objects()] == ["rbd_directory"]
 
 
 async def test_rename_interrupted_before_the_directory_can_be_done_again(pools: Pools) -> None:
