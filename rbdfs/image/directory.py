@@ -15,9 +15,9 @@ from rbdfs.cls.query import ask, change
 from rbdfs.cls.rbd_types import MAX_OBJECT_MAP_COUNT, DirectoryState
 from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, OutOfDomain, PoolNotFound, RbdfsError, TooLarge
 from rbdfs.image.features import Feature, check_creatable
-from rbdfs.image.id_objects import remove_id_object
+from rbdfs.image.id_objects import make_id_object, remove_id_object
 from rbdfs.image.layout import ImageLayout, complete
-from rbdfs.image.lookup import exists, lookup, where
+from rbdfs.image.lookup import exists, listed_id, lookup, named_id, where
 from rbdfs.image.names import data_prefix, header_object, id_object, object_map_object, old_header_object
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.removal import remove_image
@@ -26,7 +26,7 @@ from rbdfs.image.spec import check_image_name
 from rbdfs.image.striping import MAX_ORDER, MAX_SIZE, MIN_ORDER, Striping
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
-from rbdfs.rados.ops import Create, PoolId
+from rbdfs.rados.ops import PoolId
 
 _PAGE = 1024
 _ID_LENGTH = 14  # RBD_MAX_IMAGE_ID_LENGTH
@@ -85,7 +85,8 @@ async def create(ioctx: IoCtx, name: str, size: int, **layout: Unpack[ImageLayou
     try:
         await _give_name(ioctx, name, image_id)
     except RbdfsError:  # where it is interrupted, nobody knows whether it has the name: nothing is undone
-        await _drop_nameless(ioctx, image_id)
+        if await _is_nameless(ioctx, name, image_id):
+            await _drop_nameless(ioctx, image_id)
         raise
     return image_id
 
@@ -110,23 +111,26 @@ async def _settle(ioctx: IoCtx, layout: ImageLayout) -> tuple[Striping, int, Poo
 
 
 async def _give_name(ioctx: IoCtx, name: str, image_id: str) -> None:
-    try:
-        await change(ioctx, id_object(name), Create(exclusive=True), directory.set_id(image_id))
-    except Exists as err:
-        raise Exists(f"{where(ioctx, name)}: the image exists") from err
+    await make_id_object(ioctx, name, image_id)
     steps = [directory.add_image(name, image_id)]
     if ioctx.namespace:  # librbd: CreateRequest::add_image_to_directory
         steps.insert(0, directory.assert_state(DirectoryState.READY))
     try:
         await change(ioctx, directory.DIRECTORY, *steps)
     except RbdfsError as err:
-        with suppress(RbdfsError):
-            if await ask(ioctx, directory.DIRECTORY, directory.get_image_id(name)) == image_id:
-                return  # it was done, and the answer was lost
+        if await listed_id(ioctx, name) == image_id:
+            return  # it was done, and the answer was lost
         await remove_id_object(ioctx, name, image_id)
         if isinstance(err, NotFound):
             raise NotFound(f"{ioctx.pool_name}/{ioctx.namespace}: no such namespace") from err
         raise
+
+
+async def _is_nameless(ioctx: IoCtx, name: str, image_id: str) -> bool:
+    """Whether the name does not lead to the image; as long as the store does not say so, it may."""
+    with suppress(RbdfsError):
+        return image_id not in (await named_id(ioctx, name), await listed_id(ioctx, name))
+    return False
 
 
 async def _drop_nameless(ioctx: IoCtx, image_id: str) -> None:

@@ -11,17 +11,16 @@ from contextlib import suppress
 import trio
 
 from rbdfs.cls import directory
-from rbdfs.cls.query import ask, change
+from rbdfs.cls.query import change
 from rbdfs.errors import Corrupt, Exists, NotFound, RbdfsError, ReadOnly
 from rbdfs.image.features import forbids_writing
 from rbdfs.image.header import read_header
 from rbdfs.image.header_watch import announce_update
-from rbdfs.image.id_objects import remove_id_object
+from rbdfs.image.id_objects import make_id_object, remove_id_object
 from rbdfs.image.lookup import exists, listed_id, lookup, where
-from rbdfs.image.names import header_object, id_object, old_header_object
+from rbdfs.image.names import header_object, old_header_object
 from rbdfs.image.spec import check_image_name
 from rbdfs.rados.api import IoCtx
-from rbdfs.rados.ops import Create
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +32,9 @@ async def rename(ioctx: IoCtx, name: str, new_name: str) -> None:
     check_image_name(new_name)
     image_id = await lookup(ioctx, name)
     await _check_writable(ioctx, name, image_id)
-    if await exists(ioctx, old_header_object(new_name)):
+    if name == new_name or await exists(ioctx, old_header_object(new_name)):
         raise Exists(f"{where(ioctx, new_name)}: the image exists")
-    try:
-        await change(ioctx, id_object(new_name), Create(exclusive=True), directory.set_id(image_id))
-    except Exists as err:
-        # Left by a rename to the same name that was interrupted: the directory knows.
-        if name == new_name or await ask(ioctx, id_object(new_name), directory.get_id()) != image_id:
-            raise Exists(f"{where(ioctx, new_name)}: the image exists") from err
+    await make_id_object(ioctx, new_name, image_id)
     try:
         await change(ioctx, directory.DIRECTORY, directory.rename_image(name, new_name, image_id))
     except RbdfsError:  # done or not: the directory knows, and where it does not answer, both names lead to the image

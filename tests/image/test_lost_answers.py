@@ -216,6 +216,39 @@ async def test_an_image_whose_entry_may_have_been_made_can_be_used(pools: Pools,
             await image.write(0, b"x")
 
 
+async def test_an_image_whose_name_may_have_been_taken_has_it(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        ioctx.loses = calls_method("set_id")
+        image_id = await directory.create(ioctx, "vm", MIB)
+        assert await directory.list_images(inner) == {"vm": image_id}
+        async with open_image(inner, "vm") as image:
+            await image.write(0, b"x")
+
+
+async def test_an_image_that_may_be_listed_keeps_its_header(pools: Pools) -> None:
+    """Neither the entry in the directory is answered, nor the question whether it is there."""
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        ioctx.loses = lambda name, op: name == "rbd_directory"
+        with pytest.raises(TimedOut):
+            await directory.create(ioctx, "vm", MIB)
+        assert list(await directory.list_images(inner)) == ["vm"]
+        async with open_image(inner, "vm") as image:
+            await image.write(0, b"x")
+
+
+async def test_a_name_that_cannot_be_taken_leaves_nothing(pools: Pools) -> None:
+    async with pools.client() as inner:
+        ioctx = FaultyIoCtx(inner)
+        for method in ("set_id", "dir_add_image"):
+            is_it = calls_method(method)
+            ioctx.rule = lambda name, op, is_it=is_it: NoSpace("full") if is_it(name, op) else None
+            with pytest.raises(NoSpace):
+                await directory.create(ioctx, "vm", MIB)
+            assert [name async for name in inner.list_objects()] == []
+
+
 async def test_two_removals_of_an_object_and_a_write_to_it_all_end(pools: Pools) -> None:
     async with faulty_image(pools) as (ioctx, image):
         await image.write(0, b"x")
