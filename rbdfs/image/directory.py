@@ -5,6 +5,7 @@ worst an object that nothing names, or an id object whose name is not listed; ne
 How an image is emptied before its name goes is in `removal.py`, and how it changes its name in `renaming.py`.
 """
 
+import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from rbdfs.errors import Busy, Exists, InvalidArgument, NotFound, OutOfDomain, P
 from rbdfs.image.features import Feature, check_creatable
 from rbdfs.image.id_objects import make_id_object, remove_id_object
 from rbdfs.image.layout import ImageLayout, complete
-from rbdfs.image.lookup import exists, listed_id, lookup, named_id, where
+from rbdfs.image.lookup import exists, listed_id, lookup, name_of, named_id, where
 from rbdfs.image.names import data_prefix, header_object, id_object, object_map_object, old_header_object
 from rbdfs.image.progress import OnProgress, quiet
 from rbdfs.image.removal import remove_image
@@ -27,6 +28,8 @@ from rbdfs.image.striping import MAX_ORDER, MAX_SIZE, MIN_ORDER, Striping
 from rbdfs.rados import calls
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import PoolId
+
+log = logging.getLogger(__name__)
 
 _PAGE = 1024
 _ID_LENGTH = 14  # RBD_MAX_IMAGE_ID_LENGTH
@@ -68,7 +71,7 @@ async def create(ioctx: IoCtx, name: str, size: int, **layout: Unpack[ImageLayou
     if features & Feature.OBJECT_MAP and count > MAX_OBJECT_MAP_COUNT:
         raise TooLarge(f"{count} objects are more than an object map can hold: choose larger objects")
     if await exists(ioctx, id_object(name)) or await exists(ioctx, old_header_object(name)):
-        raise Exists(f"{where(ioctx, name)}: the image exists")
+        raise Exists(f"{where(ioctx, name)}: {await _why_taken(ioctx, name)}")
 
     image_id = _new_id(ioctx)
     prefix = data_prefix(image_id, ioctx.pool_id if data_pool_id >= 0 else None)
@@ -126,6 +129,13 @@ async def _give_name(ioctx: IoCtx, name: str, image_id: str) -> None:
         raise
 
 
+async def _why_taken(ioctx: IoCtx, name: str) -> str:
+    image_id = await named_id(ioctx, name)
+    if image_id is not None and (other := await _listed_as(ioctx, image_id, name)) is not None:
+        return f"leads to {other}: a rename is under way, or was interrupted and `rbdfs rm` takes the name away"
+    return "the image exists"
+
+
 async def _is_nameless(ioctx: IoCtx, name: str, image_id: str) -> bool:
     """Whether the name does not lead to the image; as long as the store does not say so, it may."""
     with suppress(RbdfsError):
@@ -139,8 +149,24 @@ async def _drop_nameless(ioctx: IoCtx, image_id: str) -> None:
 
 
 async def remove(ioctx: IoCtx, name: str, *, on_progress: OnProgress = quiet) -> None:
-    """Remove an image: NotEmpty where it has snapshots, Busy where another client has it open."""
-    await remove_image(ioctx, name, await lookup(ioctx, name), on_progress)
+    """Remove an image: NotEmpty where it has snapshots, Busy where another client has it open.
+
+    A name that an interrupted rename has left goes alone: the image has another one.
+    """
+    image_id = await lookup(ioctx, name)
+    if (other := await _listed_as(ioctx, image_id, name)) is not None:
+        await remove_id_object(ioctx, name, image_id)
+        log.warning("%s was left by a rename; the image is %s, and stays", where(ioctx, name), other)
+        return
+    await remove_image(ioctx, name, image_id, on_progress)
+
+
+async def _listed_as(ioctx: IoCtx, image_id: str, name: str) -> str | None:
+    """The name that an image has instead of this one; None where it has this one, or none."""
+    with suppress(NotFound):
+        listed = await name_of(ioctx, image_id)
+        return listed if listed != name else None
+    return None
 
 
 async def list_namespaces(ioctx: IoCtx) -> list[str]:

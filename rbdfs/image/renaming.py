@@ -1,8 +1,8 @@
 """Giving an image another name.
 
 The id object of the new name comes first, then the directory changes both of its entries at once, then the id object of
-the old name goes: an image always has a name that leads to it. librbd does the same as owner of the exclusive lock; but
-nothing of the image changes, so no lock is needed.
+the old name goes: an image always has a name that leads to it, and where two do, the directory says which one it has.
+librbd does the same as owner of the exclusive lock; but nothing of the image changes, so no lock is needed.
 """
 
 import logging
@@ -54,6 +54,9 @@ async def _finish(ioctx: IoCtx, name: str, new_name: str, image_id: str) -> None
     failure: object = "the store does not answer"
     with trio.CancelScope(shield=True), trio.move_on_after(_FINISH_SECONDS):
         try:
+            # Until the directory was changed, a removal of the new name took it for what an interrupted rename left.
+            if await listed_id(ioctx, new_name) == image_id:
+                await make_id_object(ioctx, new_name, image_id)
             await remove_id_object(ioctx, name, image_id)
             failure = None
         except RbdfsError as err:

@@ -26,6 +26,7 @@ from rbdfs.image.features import Feature
 from rbdfs.image.header import read_header
 from rbdfs.image.image import ImageChange, open_image
 from rbdfs.image.names import id_object
+from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import Reply
 
 
@@ -149,6 +150,50 @@ async def test_rename_interrupted_before_the_directory_can_be_done_again(pools: 
         await change(ioctx, id_object("new"), calls.Write(0, b""), cls_directory.set_id(image_id))
         await directory.rename(ioctx, "old", "new")
         assert await directory.list_images(ioctx) == {"new": image_id}
+
+
+async def left_by_a_rename(ioctx: IoCtx) -> str:
+    """The id of an image `new` whose rename was interrupted: `old` leads to it, too."""
+    image_id = await directory.create(ioctx, "old", MIB)
+    async with open_image(ioctx, "old") as image:
+        await image.write(0, b"kept")
+    await directory.rename(ioctx, "old", "new")
+    await change(ioctx, id_object("old"), calls.Write(0, b""), cls_directory.set_id(image_id))
+    return image_id
+
+
+@pytest.mark.complains("data/old was left by a rename; the image is new, and stays")
+async def test_removing_a_name_that_a_rename_left_removes_no_image(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        image_id = await left_by_a_rename(ioctx)
+        await directory.remove(ioctx, "old")
+        assert await directory.list_images(ioctx) == {"new": image_id}
+        async with open_image(ioctx, "new") as image:
+            assert await image.read(0, 4) == b"kept"
+        await directory.create(ioctx, "old", MIB)
+
+
+async def test_a_name_that_a_rename_left_is_not_given_to_a_new_image(pools: Pools) -> None:
+    async with pools.client() as ioctx:
+        image_id = await left_by_a_rename(ioctx)
+        with pytest.raises(Exists, match="data/old: leads to new: a rename"):
+            await directory.create(ioctx, "old", MIB)
+        assert await directory.list_images(ioctx) == {"new": image_id}
+
+
+@pytest.mark.complains("data/new was left by a rename; the image is old, and stays")
+async def test_a_rename_whose_new_name_is_removed_meanwhile_has_it_in_the_end(pools: Pools) -> None:
+    async with pools.client() as mine, pools.client() as other:
+        image_id = await directory.create(other, "old", MIB)
+        ioctx = FaultyIoCtx(mine)
+        ioctx.holds = calls_method("dir_rename_image")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(directory.rename, ioctx, "old", "new")
+            await until(lambda: ioctx.held)
+            await directory.remove(other, "new")
+            ioctx.release()
+        assert await directory.list_images(other) == {"new": image_id}
+        assert await ask(other, id_object("new"), cls_directory.get_id()) == image_id
 
 
 async def test_removed_image_leaves_nothing(pools: Pools) -> None:
