@@ -122,7 +122,7 @@ def open_engine(path: Path, media: Media | None = None) -> Engine:
         if not settings["clean"]:
             _punch_free_blocks(engine.blocks, media)
         _load_pools(engine)
-        engine.last_pool_id = PoolId(max(settings.get("last_pool_id", 0), *engine.pools, 0))
+        engine.last_pool_id = PoolId(max(settings.get("last_pool_id", 0), *engine.pools, _last_removed_pool(database)))
     except BaseException:
         database.close()
         if media is not None:
@@ -183,6 +183,12 @@ def _load_pools(engine: Engine) -> None:
     for number, snap in engine.database.rows("SELECT pool, snap FROM removed_snap"):
         if number in engine.pools:
             engine.pools[number].removed_snaps.add(snap)
+
+
+def _last_removed_pool(database: Database) -> int:
+    """The newest pool known to have had snapshots; older versions of rbdfs kept of a removed pool nothing but these."""
+    (number,) = database.rows("SELECT ifnull(max(pool), 0) FROM removed_snap")[0]
+    return int(number)
 
 
 def _header(fsid: str) -> bytes:

@@ -1,5 +1,7 @@
 """Pools that come and go: nothing of one shows in another, and nothing of one that went is left."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import calls
@@ -10,6 +12,7 @@ from local.slow_media import MIB, slow_down_large_writes
 from rbdfs.errors import PoolNotFound
 from rbdfs.image import directory, snapshots
 from rbdfs.image.image import open_image
+from rbdfs.local import store
 from rbdfs.local.cluster import check_store, open_store
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import HEAD, CloneRange, Write, WriteOp
@@ -40,6 +43,20 @@ async def test_snapshots_of_a_new_pool_are_not_those_removed_from_an_older_one(t
         await snapshot_before_a_change(ioctx, "vm")
         async with open_image(ioctx, "vm", snap_name="s") as image:
             assert await image.read(0, 6) == b"before"
+
+
+async def test_a_new_pool_gets_no_number_that_an_older_version_has_removed(tmp_path: Path) -> None:
+    """It kept the removed snapshots of a removed pool, and did not store the last number."""
+    path = tmp_path / "store"
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("old")
+        await cluster.remove_pool("old")
+    with closing(sqlite3.connect(path / store.METADATA)) as database:
+        database.execute("DELETE FROM store WHERE key = 'last_pool_id'")
+        database.execute("INSERT INTO removed_snap VALUES (1, 1), (4, 1)")
+        database.commit()
+    async with open_store(path) as cluster:
+        assert await cluster.create_pool("new") == 5
 
 
 async def test_a_handle_on_a_removed_pool_does_not_lead_into_a_new_one(tmp_path: Path) -> None:
