@@ -117,7 +117,7 @@ class LocalCluster:
             store.require_store(self._path)
         reached = await self._reach(_PATIENCE)
         if isinstance(reached, Lock):
-            self._own(reached)
+            self.backend = self._own(reached)
         else:
             remote = Remote(reached)
             self.backend = remote
@@ -184,9 +184,7 @@ class LocalCluster:
             log.warning("no other process can attach: %s", err)
         else:
             self._nursery.start_soon(self._server.run)
-        session = owner.session(self._client)
-        self.backend = session
-        return session
+        return owner.session(self._client)
 
     async def _attend(self, remote: Remote) -> None:
         """Stay attached, to whoever owns the store, or own it."""
@@ -209,6 +207,7 @@ class LocalCluster:
                 return
             if session is not None:
                 remote.hand_over(session, self._nursery)
+                self.backend = session
                 remote.lose_watches()
                 return
             assert isinstance(reached, Link)

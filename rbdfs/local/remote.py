@@ -226,10 +226,14 @@ class Remote:
             waiting.send(link, number)
 
     def hand_over(self, backend: Backend, nursery: trio.Nursery) -> None:
-        """This process owns the store now: carry out what is not answered, in order."""
-        pending, self._pending = self._pending, {}
-        for waiting in pending.values():
-            waiting.ask(backend, nursery)
+        """This process owns the store now: carry out what is not answered, in order.
+
+        Until this returns, whatever is submitted comes here: what an answer leads to is carried out behind the rest.
+        """
+        while self._pending:
+            pending, self._pending = self._pending, {}
+            for waiting in pending.values():
+                waiting.ask(backend, nursery)
 
     # Asking.
 

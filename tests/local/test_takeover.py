@@ -20,9 +20,10 @@ from rbdfs.local.cluster import LocalCluster, open_store
 from rbdfs.local.engine import Engine
 from rbdfs.local.link import Link
 from rbdfs.local.media import Media
+from rbdfs.local.owner import Lock
 from rbdfs.local.remote import Remote
 from rbdfs.local.session import Session
-from rbdfs.rados.api import IoCtx, WatchEvent, WatchLost
+from rbdfs.rados.api import IoCtx, Outcome, WatchEvent, WatchLost
 from rbdfs.rados.ops import Append, Create, Reply, Write, WriteOp
 
 ROOT = Path(__file__).parents[2]
@@ -245,6 +246,36 @@ async def test_what_waits_when_the_owner_leaves_is_done_once(tmp_path: Path, mon
         await until_owner(cluster)
         assert [type(outcome) for outcome in outcomes] == [Reply, Reply]
         assert await calls.read(ioctx, "o", 0, 0) == b"b" * MIB + b"once"
+
+
+async def test_who_takes_over_does_its_ops_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is submitted when the first one that nobody has answered yet is: it comes behind all of these."""
+    async with open_owner(tmp_path / "store") as leave, open_store(tmp_path / "store") as cluster:
+        ioctx = await cluster.open_pool("rbd")
+        reach, may_reach = LocalCluster._reach, trio.Event()
+
+        async def reach_late(self: LocalCluster, patience: float) -> Lock | Link:
+            await may_reach.wait()
+            return await reach(self, patience)
+
+        monkeypatch.setattr(LocalCluster, "_reach", reach_late)
+        await leave()
+        done: list[bytes] = []
+
+        def append(text: bytes, *more: bytes) -> None:
+            def on_complete(_outcome: Outcome) -> None:
+                done.append(text)
+                for each in more:
+                    append(each)
+
+            ioctx.submit("o", WriteOp([Append(text)]), on_complete)
+
+        append(b"1st ", b"4th")
+        append(b"2nd ")
+        append(b"3rd ")
+        may_reach.set()
+        await until_owner(cluster)
+        assert await content(ioctx, "o") == b"".join(done) == b"1st 2nd 3rd 4th"
 
 
 async def test_watch_is_lost_with_the_owner(owner: OwnerProcess, tmp_path: Path) -> None:
