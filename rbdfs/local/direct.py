@@ -129,6 +129,10 @@ class Direct:
             return None
         return pieces(head.blocks, offset, end)
 
+    def has_room_to_write(self, plan: list[Piece]) -> bool:
+        """Whether a planned overwrite cannot run out of room; the parts of a block that were never written may."""
+        return all(self._media.has_room_to_overwrite(file_offset, size) for _, size, file_offset in plan)
+
     def write(self, step: Write, plan: list[Piece]) -> None:
         """Write to where it was planned."""
         self._journal.data_dirty = True

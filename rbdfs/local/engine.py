@@ -259,7 +259,7 @@ class Engine:
         if len(step.data) >= _LARGE and self._is_worth_a_thread():
             self._write_in_thread(obj, head, step, plan, on_complete)
             return None
-        if obj.waiting is None and self.media.has_plenty_of_room():
+        if obj.waiting is None and self._direct.has_room_to_write(plan):
             self._answer_and_write(obj, head, step, plan, on_complete)
             return None
         self._direct.write(step, plan)

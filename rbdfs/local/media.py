@@ -7,8 +7,10 @@ answers from the page cache or not at all.
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
+import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +34,11 @@ _ZEROES = bytes(1 << 20)
 # is written in steps.
 _WRITE_STEP = 128 << 10
 _CACHESTAT = 451  # the system call's number on every architecture but Alpha; Linux 6.5
+_FIEMAP = 0xC020660B  # linux/fs.h: FS_IOC_FIEMAP
+_FIEMAP_HEAD = struct.Struct("=QQIIII")  # linux/fiemap.h: start, length, flags, extents found, extents asked for
+_FIEMAP_EXTENT = struct.Struct("=QQQQQI12x")  # logical, physical, length, two reserved, flags
+_SHARED = 0x2000  # FIEMAP_EXTENT_SHARED
+_EXTENTS = 8  # as many as one question has room for; a range of more is a rare one
 _PLENTY = 256  # times what is set aside
 _PLENTY_OF_ROOM = 2 << 30  # bytes
 _ROOM_SECONDS = 0.1
@@ -46,8 +53,8 @@ _CacheStatRange = ctypes.c_uint64 * 2  # linux/mman.h: struct cachestat_range, o
 _CacheStat = ctypes.c_uint64 * 5  # struct cachestat, of which the first is the number of pages in memory
 
 
-# linux/magic.h: ext2, ext3 and ext4, XFS, tmpfs. Others may need room for what is written over, and not know how much.
-_IN_PLACE = {0xEF53, 0x58465342, 0x01021994}
+# linux/magic.h: ext2, ext3 and ext4, XFS. Others may need room for what is written over, and not know how much.
+_IN_PLACE = {0xEF53, 0x58465342}
 
 
 def _filesystem(descriptor: int) -> int:
@@ -158,8 +165,12 @@ class Media:
         if self._can_punch and room.f_bavail * room.f_frsize >= _PLENTY * length:
             _libc.fallocate(self._fd, _KEEP_SIZE, offset, length)  # a failure costs time, nothing else
 
-    def has_plenty_of_room(self) -> bool:
-        """Whether no overwrite can run out of room; asked anew ten times a second, which no disk fills so much in."""
+    def has_room_to_overwrite(self, offset: int, length: int) -> bool:
+        """Whether a range can be written over without running out of room, whatever others take."""
+        return self._has_plenty_of_room() and self._is_allocated(offset, length)
+
+    def _has_plenty_of_room(self) -> bool:
+        """Whether there is enough for what an overwrite may change beside its data; asked anew ten times a second."""
         if not self._overwrites_in_place:
             return False
         now = time.monotonic()
@@ -167,6 +178,27 @@ class Media:
             room = os.fstatvfs(self._fd)
             self._room_asked, self._has_plenty = now, room.f_bavail * room.f_frsize >= _PLENTY_OF_ROOM
         return self._has_plenty
+
+    def _is_allocated(self, offset: int, length: int) -> bool:
+        """Whether a range has no hole, and is shared with no other file; False, too, where that cannot be told.
+
+        It takes 3 us; SEEK_HOLE would walk to the next hole, 30 us for each GiB without one (Linux 6.18, ext4).
+        """
+        found = bytearray(_FIEMAP_HEAD.size + _EXTENTS * _FIEMAP_EXTENT.size)
+        _FIEMAP_HEAD.pack_into(found, 0, offset, length, 0, 0, _EXTENTS, 0)
+        try:
+            fcntl.ioctl(self._fd, _FIEMAP, found)
+        except OSError:
+            return False
+        count = _FIEMAP_HEAD.unpack_from(found)[3]
+        end = offset
+        for number in range(count):
+            extent = _FIEMAP_EXTENT.unpack_from(found, _FIEMAP_HEAD.size + number * _FIEMAP_EXTENT.size)
+            start, _, size, *_, flags = extent
+            if start > end or flags & _SHARED:
+                return False
+            end = start + size
+        return end >= offset + length
 
     def give_back(self, offset: int, length: int) -> None:
         """Make a range, of which nothing is in use, a hole."""

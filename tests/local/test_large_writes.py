@@ -154,6 +154,7 @@ async def test_whoever_is_told_of_a_write_reads_it(tmp_path: Path) -> None:
 
 async def lose_a_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk fails under a write that has been answered: everybody is told, for good."""
+    monkeypatch.setattr(Media, "has_room_to_overwrite", lambda *_: True)  # whatever the tests run on
 
     def fail(*_: object) -> None:
         raise StoreFailure("a bad sector")
@@ -195,6 +196,29 @@ async def test_without_plenty_of_room_a_write_is_answered_last(tmp_path: Path, m
         await cluster.create_pool("rbd")
         ioctx = await cluster.open_pool("rbd")
         await calls.write(ioctx, "object", 0, b"o" * SIZE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Media, "write", fail)
+            for _ in range(4):
+                with pytest.raises(NoSpace):
+                    await calls.write(ioctx, "object", 0, b"n" * (SIZE // 2))
+        await ioctx.flush()
+        await calls.write(ioctx, "object", 0, b"n" * (SIZE // 2))
+
+
+async def test_a_write_into_what_was_never_written_is_answered_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever room there is when it is asked for: others may take it, and a quota may not let us have it."""
+
+    def fail(*_: object) -> None:
+        raise NoSpace("full")
+
+    async with open_store(tmp_path / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        for offset in range(0, SIZE, 64 * KIB):
+            await calls.write(ioctx, "object", offset, b"o" * 4096)
+        await ioctx.flush()
         with monkeypatch.context() as patch:
             patch.setattr(Media, "write", fail)
             for _ in range(4):

@@ -65,3 +65,14 @@ def test_without_the_system_call_everything_is_written_in_steps(
     found = bytearray(MIB)
     media.read(0, found)
     assert found == data
+
+
+def test_a_range_with_a_hole_may_run_out_of_room(media: Media) -> None:
+    media.write(0, os.urandom(MIB))
+    if not media.has_room_to_overwrite(0, MIB):
+        pytest.skip("the filesystem does not tell, or has no plenty of room")
+    assert not media.has_room_to_overwrite(MIB - 4096, 8192)
+    media.zero(65536, 4096)
+    assert not media.has_room_to_overwrite(0, MIB)
+    assert not media.has_room_to_overwrite(69632 - 1, 1)
+    assert media.has_room_to_overwrite(69632, MIB - 69632)
