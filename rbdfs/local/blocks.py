@@ -20,6 +20,7 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from rbdfs.errors import Corrupt, NoSpace
 from rbdfs.local.batch import Batch
@@ -39,6 +40,12 @@ _NO_BLOCKS = bytes(4 * PAGE)
 LoadPage = Callable[[int], bytes | None]
 
 
+class GrantsBlock(Protocol):
+    """Whether there is room for a block more; see `Reserve.grants_block`."""
+
+    def __call__(self, *, for_metadata: bool) -> bool: ...
+
+
 class Blocks:
     """The reference counts and the free blocks of one data file."""
 
@@ -47,10 +54,10 @@ class Blocks:
         free: dict[int, bytes],
         load_page: LoadPage,
         grow: Callable[[int], None],
-        has_room: Callable[[], bool] = lambda: True,
+        grants_block: GrantsBlock = lambda **_: True,
     ) -> None:
         """`free` has the free blocks per chunk of the pages there are; `grow` makes the file hold that many blocks."""
-        self._has_room = has_room
+        self._grants_block = grants_block
         self._load_page = load_page
         self._grow = grow
         self._pages: dict[int, array[int]] = {}
@@ -149,14 +156,16 @@ class Blocks:
         """Give (first block, 1 to `want` blocks in a row), zeroed and counted once, for index `index` of an object.
 
         `preferred` is where they should begin, 0 for anywhere; `small` says that the object has few blocks,
-        `in_reserve` that they are for metadata, and may take the last room.
+        `in_reserve` that they are for metadata, and may take of the last room.
         """
-        if not in_reserve and not self._has_room():
+        if not self._grants_block(for_metadata=in_reserve):
             raise NoSpace("the store's filesystem is full")
         start = preferred if preferred and self.is_free(preferred) else self._find(index, small=small)
         got = 1
         self._claim(start)
         while got < want and (start + got) % CHUNK and self.is_free(start + got):
+            if not self._grants_block(for_metadata=in_reserve):
+                break
             self._claim(start + got)
             got += 1
         return start, got

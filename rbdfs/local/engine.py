@@ -91,7 +91,7 @@ class Engine:
         self.journal = Journal(media, database, reserve, self._take)
         free = dict(database.rows("SELECT number, free FROM page"))
         self._reserve = reserve
-        self.blocks = Blocks(free, self._load_page, self._grow_file, lambda: reserve.is_intact)
+        self.blocks = Blocks(free, self._load_page, self._grow_file, reserve.grants_block)
         self.families = Families(database)
         self.pools: dict[int, Pool] = {}
         self.last_pool_id = PoolId(0)
@@ -337,6 +337,9 @@ class Engine:
         except NoSpace as err:
             if not in_reserve or isinstance(err, QuotaExceeded) or not self._reserve.give_up():
                 raise
+        finally:
+            if in_reserve and not self._reserve.is_intact:
+                self.journal.hurry()  # blocks that it replaces, or took in vain, come back with a commit
         return self._run_draft(client, pool, obj, op, patient=patient, in_reserve=True)
 
     def _run_draft(

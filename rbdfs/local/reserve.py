@@ -3,7 +3,8 @@
 Data may fill a filesystem to the last block, and then nothing could be committed, not even what frees blocks; nor
 could an object map be changed, which removing an image begins with. So a file of a few MiB lies beside the store. A
 commit, or a change of metadata, that finds no room takes its place, and until the file is back, no fresh blocks are
-handed out for anything else.
+handed out for anything else. Changes may have a quarter of it: the rest is for commits, without which nothing ever
+becomes free.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from rbdfs.errors import NoSpace
 from rbdfs.local.batch import Batch
+from rbdfs.local.blocks import BLOCK_BITS
 from rbdfs.local.database import Database
 from rbdfs.local.media import Media
 
@@ -27,6 +29,7 @@ class Reserve:
         self._path = directory / NAME
         self._lock = threading.Lock()  # the thread that commits, and the event loop
         self.is_intact = False
+        self._left = 0  # blocks that changes of metadata may have
         self.restore()
 
     def restore(self) -> None:
@@ -44,8 +47,21 @@ class Reserve:
                     os.close(descriptor)
             except OSError:
                 self._drop()
+                room = os.statvfs(self._path.parent)
+                self._left = max(room.f_bavail * room.f_frsize - size * 3 // 4, 0) >> BLOCK_BITS
             else:
                 self.is_intact = True
+                self._left = size // 4 >> BLOCK_BITS
+
+    def grants_block(self, *, for_metadata: bool) -> bool:
+        """Whether a block more may be filled; in the reserve's room, one less is left."""
+        if self.is_intact:
+            return True
+        with self._lock:
+            if not for_metadata or not self._left:
+                return False
+            self._left -= 1
+            return True
 
     def give_up(self) -> bool:
         """Make its room free for what cannot wait; False where that has been done."""
