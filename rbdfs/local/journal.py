@@ -5,8 +5,9 @@ a thread; what changes meanwhile belongs to the next one. It happens when somebo
 first change otherwise, and early when too much has gathered. Flushes that arrive together share a commit; one that
 finds only overwritten blocks costs one sync and no commit.
 
-Where there is no room for a commit, nothing of it is lost: its batch waits, in order, for the next attempt. After a
-failed sync nobody can know what is on the medium, so every later flush fails, and so does every write.
+Where there is no room for a commit, nothing of it is lost: its batch waits, in order, for the next attempt. Where the
+reserve is gone, every flush tries to have it back, even with nothing to commit: until then no data gets a fresh block.
+After a failed sync nobody can know what is on the medium, so every later flush fails, and so does every write.
 """
 
 import logging
@@ -120,7 +121,7 @@ class Journal:
         if (generation := self._take()) is not None:
             self._backlog.append(generation)
         data_dirty, self.data_dirty = self.data_dirty, False
-        if not (self._backlog or data_dirty):
+        if not (self._backlog or data_dirty) and self._reserve.is_intact:
             return
         durable: list[Generation] = []
         try:

@@ -18,7 +18,7 @@ from rbdfs.local.cluster import open_store
 from rbdfs.local.database import Database
 from rbdfs.local.media import Media
 from rbdfs.rados.api import IoCtx
-from rbdfs.rados.ops import SnapContext, Truncate, Write, WriteFull, WriteOp
+from rbdfs.rados.ops import CloneRange, SnapContext, Truncate, Write, WriteFull, WriteOp
 
 MIB = 1 << 20
 
@@ -129,6 +129,26 @@ async def test_changes_of_metadata_leave_room_for_commits(small_disk: Path) -> N
         await ioctx.flush()
         await calls.write(ioctx, "more", 0, b"m" * 8 * MIB)
     assert (await check_files(small_disk / "store")).findings == []
+
+
+async def test_a_shared_block_can_be_written_again_once_there_is_room(small_disk: Path) -> None:
+    async with open_store(small_disk / "store", create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        await calls.write(ioctx, "o", 0, b"o" * 65536)
+        await ioctx.operate("copy", WriteOp([CloneRange(0, "o", 0, 65536)]))
+        await ioctx.flush()
+        ballast = small_disk / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+        await ioctx.operate("metadata", WriteOp([WriteFull(b"m" * 65536)], full_try=True))  # the reserve is gone
+        await ioctx.flush()
+        with pytest.raises(NoSpace):
+            await calls.write(ioctx, "o", 0, b"n" * 4096)
+        ballast.unlink()
+        await ioctx.flush()
+        await calls.write(ioctx, "o", 0, b"n" * 4096)
 
 
 async def test_copy_for_a_snapshot_without_room(small_disk: Path) -> None:
