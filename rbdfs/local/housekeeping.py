@@ -110,6 +110,8 @@ class Housekeeping:
         obj.clones = []
         if obj.head is not None:
             states.append(obj.head)
+            pool.objects -= 1
+            self._engine.families.add(*key, -obj.head.allocated)
             obj.omap_dropped |= obj.head.may_have_stored_omap
             obj.head = None
         self._release(pool, states)

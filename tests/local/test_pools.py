@@ -7,13 +7,16 @@ from pathlib import Path
 import calls
 import pytest
 import trio
+import trio.testing
 from local.slow_media import MIB, slow_down_large_writes
 
-from rbdfs.errors import PoolNotFound
+from rbdfs.errors import PoolNotFound, StoreFailure
 from rbdfs.image import directory, snapshots
 from rbdfs.image.image import open_image
 from rbdfs.local import store
 from rbdfs.local.cluster import check_store, open_store
+from rbdfs.local.housekeeping import Housekeeping
+from rbdfs.local.pools import Pool
 from rbdfs.rados.api import IoCtx
 from rbdfs.rados.ops import HEAD, CloneRange, Write, WriteOp
 
@@ -80,6 +83,33 @@ async def test_a_pool_made_while_another_one_is_removed_is_there(tmp_path: Path)
     async with open_store(path) as cluster:
         names = set((await cluster.list_pools()).values())
     assert names == {f"new{number}.{part}" for number in range(6) for part in range(4)}
+
+
+async def test_a_pool_that_is_half_removed_is_counted_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store"
+    remove_object, removed = Housekeeping._remove_object, []
+
+    def remove_some(self: Housekeeping, pool: Pool, row_id: int) -> None:
+        if len(removed) == 3:
+            raise StoreFailure("halfway")
+        removed.append(row_id)
+        remove_object(self, pool, row_id)
+
+    async with open_store(path, create=True) as cluster:
+        await cluster.create_pool("rbd")
+        ioctx = await cluster.open_pool("rbd")
+        for number in range(8):
+            await calls.write(ioctx, f"o.{number}", 0, b"x" * 70_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(Housekeeping, "_remove_object", remove_some)
+            with pytest.raises(StoreFailure, match="halfway"):
+                await cluster.remove_pool("rbd")
+        report = await check_store(path)
+        assert (report.findings, report.objects) == ([], 5)
+    async with open_store(path):
+        await trio.testing.wait_all_tasks_blocked(0.1)
+    report = await check_store(path)
+    assert (report.findings, report.objects, report.pools) == ([], 0, 0)
 
 
 async def test_what_waits_when_a_pool_is_removed_leaves_nothing(
