@@ -221,7 +221,7 @@ class LocalCluster:
         failure: RbdfsError | None = None
         if isinstance(self.backend, Remote):
             failure = self.backend.failure
-            if failure is None:
+            if failure is None and self.backend.has_unflushed:  # else an owner that does not run is nothing to wait for
                 with suppress(Blocklisted):  # a fenced client has nothing to say any more
                     await self.backend.flush()  # this process may be the owner afterwards
         self._leaving = True

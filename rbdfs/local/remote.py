@@ -267,6 +267,11 @@ class Remote:
         await self._ask("flush", [], lambda backend: backend.flush(), _nothing)
         self._flushed = max(self._flushed, done)
 
+    @property
+    def has_unflushed(self) -> bool:
+        """Whether this client has changed something, or is changing it, that no flush has made durable."""
+        return self._done > self._flushed or any(waiting.changes_something for waiting in self._pending.values())
+
     async def _flush_quietly(self) -> None:
         with suppress(RbdfsError):  # whoever cares meets it, too
             await self.flush()

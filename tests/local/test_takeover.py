@@ -356,6 +356,28 @@ async def test_owner_that_does_not_answer_is_named(
             pass
 
 
+async def test_who_has_changed_nothing_leaves_an_owner_that_does_not_run(owner: OwnerProcess, tmp_path: Path) -> None:
+    has_left = False
+
+    async def run_again() -> None:
+        await trio.sleep(5)
+        owner.process.send_signal(signal.SIGCONT)
+        assert has_left
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_again)
+        async with open_store(tmp_path / "store") as cluster:
+            ioctx = await cluster.open_pool("rbd")
+            await calls.write(ioctx, "o", 0, b"flushed")
+            await ioctx.flush()
+            owner.process.send_signal(signal.SIGSTOP)
+            with trio.move_on_after(0.1) as interrupted:
+                await content(ioctx, "o")
+            assert interrupted.cancelled_caught
+        has_left = True
+        nursery.cancel_scope.cancel()
+
+
 async def test_silent_client_loses_its_watch(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with (
         open_store(tmp_path / "store", create=True) as owner_cluster,
