@@ -16,8 +16,8 @@ from typing import Any
 import msgpack
 import trio
 
-from rbdfs.errors import RbdfsError
-from rbdfs.local import store
+from rbdfs.errors import Corrupt, RbdfsError
+from rbdfs.local import absentees, store
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, CHUNK, PAGE, PAGE_BITS, block_array
 from rbdfs.local.database import HEAD_ROW, Database
 from rbdfs.local.media import Media
@@ -161,6 +161,10 @@ class _Check:
         for key in _SETTINGS:
             if not isinstance(settings.get(key), int):
                 self._found(f"metadata: setting {key} is {settings.get(key)!r}")
+        try:
+            absentees.unpack(settings.get("watches"))
+        except Corrupt as err:
+            self._found(str(err))
         if settings.get("block_size") != BLOCK_SIZE:
             self._found(f"metadata: blocks of {settings.get('block_size')} bytes")
 

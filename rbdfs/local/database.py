@@ -6,7 +6,8 @@ batches. A store keeps its format's version; an unknown one is refused by its nu
 Names and omap keys are blobs, so their order is byte order and any bytes will do. What the columns mean:
 
     store     key, value         format, fsid, block_size; boots: how often it was opened; clean: closed in order;
-                                 last_unclean: the newest boot that did not end in order; last_pool_id: the newest
+                                 last_unclean: the newest boot that did not end in order; last_pool_id: the newest;
+                                 watches: of attached clients (`absentees`)
     pool      id, name, snap_seq (newest snap id made), used (blocks), objects (heads)
     object    id, pool, namespace, name, version, snap_seq (newest snap context seen), boot (that wrote this row);
               the head: size (NULL: there is none), mtime (ns), blocks, xattrs, omap_header, has_omap

@@ -27,6 +27,7 @@ from rbdfs.errors import (
     StoreFailure,
 )
 from rbdfs.local import snapshots, steps
+from rbdfs.local.absentees import Process
 from rbdfs.local.batch import Batch
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, Blocks
 from rbdfs.local.cache import ObjectCache
@@ -66,6 +67,7 @@ class Client:
         self.instance_id = instance_id
         self.address = address
         self.entity = f"client.{instance_id}"
+        self.process: Process | None = None  # of one that is attached
         self.refusal: RbdfsError | None = None  # why none of its ops is carried out
         self.heard = float("inf")  # when, by trio's clock; this process is always heard
 
@@ -97,7 +99,7 @@ class Engine:
         self.last_pool_id = PoolId(0)
         self.dirty_pools: set[Pool] = set()
         self.extra = Batch()  # rows of the next batch that no object has
-        self.watches = Watches()
+        self.watches = Watches(self.journal.changed)
         self.readers = Offload("rbdfs-read", _READERS)
         self.writer = Offload("rbdfs-write", 1)
         self._large_writes = 0
@@ -449,7 +451,10 @@ class Engine:
         """All metadata that has changed, as the next generation."""
         if self.preallocation.expire():
             self.journal.changed()  # for another look
-        if not (self.objects.marked or self.dirty_pools or self.extra or self.blocks.is_dirty):
+        has_changed = bool(self.objects.marked or self.dirty_pools or self.extra or self.blocks.is_dirty)
+        if (setting := self.watches.take(trio.current_time(), with_others=has_changed)) is not None:
+            self.extra.settings.append(("watches", setting))
+        elif not has_changed:
             return None
         batch, self.extra = self.extra, Batch()
         on_durable = self.objects.take(batch)

@@ -191,6 +191,7 @@ class Housekeeping:
     def admit(self, client: Client) -> None:
         """A client of this engine; a fenced address stays fenced."""
         self.clients.add(client)
+        self._engine.watches.has_come(client, trio.current_time())
         if self._fenced.get(client.address, 0) > time.time():
             client.fence()
 
@@ -206,7 +207,7 @@ class Housekeeping:
         for client in self.clients:
             if client.address == address:
                 client.fence()
-                self._engine.watches.lose_client(client, f"{address} is blocklisted")
+        self._engine.watches.lose_address(address, f"{address} is blocklisted")
         await self._engine.settle()  # what it has submitted before
         self._engine.extra.blocklist.append((address, int(until)))
         await self._engine.journal.flush()
@@ -214,5 +215,4 @@ class Housekeeping:
     async def _expire_watches(self) -> None:
         while True:
             await trio.sleep(_WATCH_CHECK)
-            for client in self._engine.watches.expired(trio.current_time()):
-                self._engine.watches.lose_client(client, f"{client.entity} was silent for too long")
+            self._engine.watches.expire(trio.current_time())

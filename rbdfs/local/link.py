@@ -17,9 +17,11 @@ import trio
 
 from rbdfs.errors import ProtocolError
 from rbdfs.local import codec
+from rbdfs.local.absentees import Process
 from rbdfs.rados.ops import Buffer
 
 _LENGTHS = struct.Struct("<IQ")
+_CREDENTIALS = struct.Struct("iII")  # linux/socket.h: struct ucred; pid, uid, gid
 _MAX_HEADER = 256 << 20
 _MAX_PAYLOAD = 512 << 20
 _BUFFER = 256 << 10
@@ -66,6 +68,14 @@ class Link:
             connected.close()
             raise
         return cls(connected)
+
+    @property
+    def peer(self) -> Process:
+        """The process at the other end; its pid is 0 where that is in a namespace that cannot be seen from here."""
+        pid, _, _ = _CREDENTIALS.unpack(
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return Process.of(pid)
 
     def close(self) -> None:
         """Close the socket; whoever receives from it is told."""

@@ -101,6 +101,7 @@ class Server:
             link.send(lambda packer: ["error", 0, *codec.pack_error(error)])
             return None
         client = Client(instance_id, address) if instance_id else owner.new_client()
+        client.process = link.peer
         link.send(lambda packer: ["reply", 0, [owner.engine.fsid, client.instance_id, client.address]])
         return Seat(link, owner.session(client))
 

@@ -101,6 +101,8 @@ class Session:
         """End a watch."""
         if (entry := self._watches.pop(cookie, None)) is not None:
             self._engine.watches.remove(entry)
+        else:
+            self._engine.watches.leave_place(self.client, cookie)
 
     def acknowledge(self, cookie: int, notify_id: int, payload: bytes) -> None:
         """Answer a notify."""

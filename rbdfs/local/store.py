@@ -18,13 +18,17 @@ from pathlib import Path
 import trio
 
 from rbdfs.errors import Corrupt, InvalidArgument, NotFound, PermissionDenied, RbdfsError, ReadOnly, StoreFailure
+from rbdfs.local import absentees
 from rbdfs.local.batch import Batch
 from rbdfs.local.blocks import BLOCK_BITS, BLOCK_SIZE, Blocks
 from rbdfs.local.database import Database
-from rbdfs.local.engine import Engine
+from rbdfs.local.engine import Client, Engine
 from rbdfs.local.media import Media
+from rbdfs.local.objects import ObjectKey
 from rbdfs.local.pools import REMOVED, Pool
 from rbdfs.local.reserve import NAME as RESERVE, Reserve
+from rbdfs.local.watches import WatchEntry
+from rbdfs.rados.api import WatchEvent
 from rbdfs.rados.ops import PoolId
 
 log = logging.getLogger(__name__)
@@ -122,6 +126,7 @@ def open_engine(path: Path, media: Media | None = None) -> Engine:
         if not settings["clean"]:
             _punch_free_blocks(engine.blocks, media)
         _load_pools(engine)
+        _keep_places(engine, settings.get("watches", b""))
         engine.last_pool_id = PoolId(max(settings.get("last_pool_id", 0), *engine.pools, _last_removed_pool(database)))
     except BaseException:
         database.close()
@@ -183,6 +188,27 @@ def _load_pools(engine: Engine) -> None:
     for number, snap in engine.database.rows("SELECT pool, snap FROM removed_snap"):
         if number in engine.pools:
             engine.pools[number].removed_snaps.add(snap)
+
+
+def _keep_places(engine: Engine, setting: bytes) -> None:
+    """Wait for those who watched at the last owner."""
+    try:
+        expected = absentees.unpack(setting)
+    except Corrupt as err:
+        log.warning("%s: nobody who watched is waited for", err)
+        expected = []
+    now = trio.current_time()
+    places = []
+    for each in expected:
+        client = Client(each.instance_id, each.address)
+        client.process = each.process
+        key = ObjectKey(each.pool, each.namespace, each.name)
+        places.append(WatchEntry(key, client, each.cookie, each.seconds, _hear_nothing, now + each.left))
+    engine.watches.keep_places(setting, places)
+
+
+def _hear_nothing(_event: WatchEvent) -> None:
+    """Nobody is there yet."""
 
 
 def _last_removed_pool(database: Database) -> int:

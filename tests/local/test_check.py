@@ -87,6 +87,7 @@ DAMAGE = {
     "1 rows of page have a counts that cannot be": "UPDATE page SET counts = NULL",
     "have a value that cannot be": "UPDATE omap SET value = NULL",
     "setting boots is None": "DELETE FROM store WHERE key = 'boots'",
+    "setting watches": "INSERT INTO store VALUES ('watches', x'93c0c091c0')",
     "blocks of 5 bytes": "UPDATE store SET value = 5 WHERE key = 'block_size'",
     "no such table: blocklist": "DROP TABLE blocklist",
     "snapshot 1 was made, and 0 counts as the newest": "UPDATE pool SET snap_seq = 0",

@@ -15,7 +15,11 @@ import trio.testing
 from local.slow_media import MIB, slow_down_large_writes
 
 from rbdfs.errors import Busy, StoreFailure
+from rbdfs.image import directory
+from rbdfs.image.features import Feature
+from rbdfs.image.image import open_image
 from rbdfs.local import cluster as cluster_module, remote, store
+from rbdfs.local.absentees import Process
 from rbdfs.local.cluster import LocalCluster, open_store
 from rbdfs.local.engine import Engine
 from rbdfs.local.link import Link
@@ -23,7 +27,7 @@ from rbdfs.local.media import Media
 from rbdfs.local.owner import Lock
 from rbdfs.local.remote import Remote
 from rbdfs.local.session import Session
-from rbdfs.rados.api import IoCtx, Outcome, WatchEvent, WatchLost
+from rbdfs.rados.api import IoCtx, NotifyEvent, NotifyReply, Outcome, WatchEvent, WatchLost
 from rbdfs.rados.ops import Append, Create, Reply, Write, WriteOp
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +93,21 @@ async def open_owner(path: Path) -> AsyncIterator[Callable[[], Awaitable[None]]]
         await opened.wait()
         yield leave
         leaving.set()
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> dict[LocalCluster, trio.Event]:
+    """Who does not look for the next owner before its event, as a process that does not run."""
+    events: dict[LocalCluster, trio.Event] = {}
+    reach = LocalCluster._reach
+
+    async def reach_late(self: LocalCluster, patience: float) -> Lock | Link:
+        if self in events:
+            await events[self].wait()
+        return await reach(self, patience)
+
+    monkeypatch.setattr(LocalCluster, "_reach", reach_late)
+    return events
 
 
 async def until_owner(cluster: LocalCluster) -> None:
@@ -248,17 +267,11 @@ async def test_what_waits_when_the_owner_leaves_is_done_once(tmp_path: Path, mon
         assert await calls.read(ioctx, "o", 0, 0) == b"b" * MIB + b"once"
 
 
-async def test_who_takes_over_does_its_ops_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_takes_over_does_its_ops_in_order(tmp_path: Path, away: dict[LocalCluster, trio.Event]) -> None:
     """One is submitted when the first one that nobody has answered yet is: it comes behind all of these."""
     async with open_owner(tmp_path / "store") as leave, open_store(tmp_path / "store") as cluster:
         ioctx = await cluster.open_pool("rbd")
-        reach, may_reach = LocalCluster._reach, trio.Event()
-
-        async def reach_late(self: LocalCluster, patience: float) -> Lock | Link:
-            await may_reach.wait()
-            return await reach(self, patience)
-
-        monkeypatch.setattr(LocalCluster, "_reach", reach_late)
+        may_reach = away[cluster] = trio.Event()
         await leave()
         done: list[bytes] = []
 
@@ -291,6 +304,115 @@ async def test_watch_is_lost_with_the_owner(owner: OwnerProcess, tmp_path: Path)
         watch = await ioctx.watch("o", events.append)
         assert len(await calls.list_watchers(ioctx, "o")) == 1
         await watch.close()
+
+
+async def test_next_owner_knows_who_watched_and_notifies_it(
+    tmp_path: Path, away: dict[LocalCluster, trio.Event]
+) -> None:
+    path = tmp_path / "store"
+    async with open_owner(path) as leave, open_store(path) as next_owner, open_store(path) as watcher:
+        theirs, ours = await watcher.open_pool("rbd"), await next_owner.open_pool("rbd")
+        await calls.write(theirs, "o", 0, b"x")
+        events: list[WatchEvent] = []
+        lost = trio.Event()
+
+        def on_event(event: WatchEvent) -> None:
+            events.append(event)
+            lost.set()
+
+        old = await theirs.watch("o", on_event)
+        away[watcher] = trio.Event()
+        await leave()
+        await until_owner(next_owner)
+        assert [each.cookie for each in await calls.list_watchers(ours, "o")] == [old.cookie]
+        replies: list[NotifyReply] = []
+
+        async def notify() -> None:
+            replies.append(await ours.notify("o", b"news"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(notify)
+            await trio.sleep(0.1)
+            assert not replies
+            away.pop(watcher).set()
+            await lost.wait()
+            new = await theirs.watch("o", events.append)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert [type(event) for event in events] == [WatchLost, NotifyEvent]
+            new.acknowledge(events[1].notify_id, b"heard")
+        assert replies == [NotifyReply({(watcher.instance_id, new.cookie): b"heard"}, [])]
+        assert [each.cookie for each in await calls.list_watchers(ours, "o")] == [new.cookie]
+
+
+async def watchers_until_gone(tmp_path: Path, away: dict[LocalCluster, trio.Event], *, comes: bool) -> float:
+    """Seconds for which the next owner keeps the place of who watched, and does not watch again."""
+    path = tmp_path / "store"
+    async with open_owner(path) as leave, open_store(path) as next_owner, open_store(path) as watcher:
+        theirs, ours = await watcher.open_pool("rbd"), await next_owner.open_pool("rbd")
+        await calls.write(theirs, "o", 0, b"x")
+        await theirs.watch("o", lambda _: None, seconds=30)
+        away[watcher] = trio.Event()
+        await leave()
+        await until_owner(next_owner)
+        if comes:
+            away[watcher].set()
+        begin = trio.current_time()
+        with trio.fail_after(60):
+            while await calls.list_watchers(ours, "o"):  # noqa: ASYNC110  # no event tells that
+                await trio.sleep(0.5)
+        away.pop(watcher).set()
+        return trio.current_time() - begin
+
+
+async def test_who_does_not_come_is_waited_for_as_long_as_its_watch_says(
+    tmp_path: Path, away: dict[LocalCluster, trio.Event], autojump_clock: trio.testing.MockClock
+) -> None:
+    assert 29 < await watchers_until_gone(tmp_path, away, comes=False) < 33
+
+
+async def test_who_comes_and_does_not_watch_again_is_not_waited_for_long(
+    tmp_path: Path, away: dict[LocalCluster, trio.Event], autojump_clock: trio.testing.MockClock
+) -> None:
+    assert await watchers_until_gone(tmp_path, away, comes=True) < 10
+
+
+async def test_whose_process_has_gone_is_not_waited_for(
+    tmp_path: Path, away: dict[LocalCluster, trio.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Process, "has_gone", True)
+    assert await watchers_until_gone(tmp_path, away, comes=False) < 10
+
+
+async def test_fenced_client_is_not_waited_for(tmp_path: Path, away: dict[LocalCluster, trio.Event]) -> None:
+    path = tmp_path / "store"
+    async with open_owner(path) as leave, open_store(path) as next_owner, open_store(path) as watcher:
+        theirs, ours = await watcher.open_pool("rbd"), await next_owner.open_pool("rbd")
+        await calls.write(theirs, "o", 0, b"x")
+        await theirs.watch("o", lambda _: None)
+        away[watcher] = trio.Event()
+        await leave()
+        await until_owner(next_owner)
+        await next_owner.blocklist(watcher.address)
+        assert await calls.list_watchers(ours, "o") == []
+        away.pop(watcher).set()
+
+
+async def test_image_in_use_is_not_removed_while_the_store_changes_hands(
+    tmp_path: Path, away: dict[LocalCluster, trio.Event]
+) -> None:
+    path = tmp_path / "store"
+    async with open_owner(path) as leave, open_store(path) as next_owner, open_store(path) as user:
+        theirs, ours = await user.open_pool("rbd"), await next_owner.open_pool("rbd")
+        await directory.create(theirs, "vm", 8 * MIB, features=Feature.LAYERING)
+        async with open_image(theirs, "vm") as image:
+            await image.write(0, b"precious")
+            away[user] = trio.Event()
+            await leave()
+            await until_owner(next_owner)
+            with trio.move_on_after(2), contextlib.suppress(Busy):
+                await directory.remove(ours, "vm")
+            away.pop(user).set()
+            assert await image.read(0, 8) == b"precious"
 
 
 @pytest.mark.complains("its owner died")
