@@ -52,6 +52,7 @@ from rbdfs.rados.ops import Buffer, ReadOp, WriteOp
 log = logging.getLogger(__name__)
 
 _FULL = PoolFlag.FULL | PoolFlag.FULL_QUOTA
+_DROPPED_WHEN_FULL = OpFlag.WRITE | OpFlag.RWORDERED
 _RESTRICTING = MapFlag.FULL | MapFlag.PAUSERD | MapFlag.PAUSEWR
 _ESHUTDOWN = -108
 
@@ -336,7 +337,10 @@ class Objecter:
                 or op.placement is None
                 or is_new_interval(op.placement, placement)
                 # what the OSD got while the pool was full it may have dropped (Objecter: _scan_requests)
-                or (op.is_write and (_is_full(new, op.target) or (old is not None and _is_full(old, op.target))))
+                or (
+                    op.flags & _DROPPED_WHEN_FULL
+                    and (_is_full(new, op.target) or (old is not None and _is_full(old, op.target)))
+                )
             ):
                 unsettled.again[op.tid] = op
             op.placement = placement

@@ -94,8 +94,9 @@ class Model:
             or op.peer.lost is not None
             or placement.pg.seed != op.pg.seed
             or op.epoch < self.interval_start[op.name]
+            or (bool(op.flags & OpFlag.WRITE) and is_full)
             # PrimaryLogPG: "discarding op sent before full", which outlasts the flag
-            or (bool(op.flags & OpFlag.WRITE) and (is_full or op.epoch < self.full_since))
+            or (bool(op.flags & (OpFlag.WRITE | OpFlag.RWORDERED)) and op.epoch < self.full_since)
         )
 
     def check(self) -> None:

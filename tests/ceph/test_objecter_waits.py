@@ -13,6 +13,7 @@ from rbdfs.ceph.osd_ops import OpCode
 from rbdfs.ceph.osdmap import MapFlag
 from rbdfs.ceph.pool import PoolFlag
 from rbdfs.errors import Blocklisted, StoreFailure
+from rbdfs.rados.api import Outcome
 from rbdfs.rados.ops import ReadOp, Remove, Stat, WriteOp
 
 
@@ -57,6 +58,19 @@ class TestFlags:
             cluster.take_map(pool_flags=PoolFlag.HASHPSPOOL)
             await cluster.settle()
             assert [attempt for *_, attempt in cluster.log] == [0, 1]
+
+    async def test_a_read_that_keeps_the_order_of_writes_is_sent_again_as_they_are(self) -> None:
+        cluster = Peers()
+        outcomes: list[Outcome] = []
+        async with cluster.objecter() as objecter:
+            target = cluster.target("a")
+            for op in (WRITE, READ):
+                objecter.submit(target, op, outcomes.append)
+            await cluster.settle()
+            cluster.ops.clear()  # the OSD drops both, as it knows already that the pool is full
+            cluster.take_map(pool_flags=PoolFlag.HASHPSPOOL | PoolFlag.FULL_QUOTA)
+            await cluster.settle()
+            assert [op.codes for op in cluster.ops] == [[OpCode.READ]]
 
     async def test_writes_do_not_overtake_a_held_write_to_their_object_and_reads_do(self) -> None:
         cluster = Peers()
