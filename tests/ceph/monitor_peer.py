@@ -150,6 +150,8 @@ class MonitorPeer:
         self.osd_map = osd_map
         self.codec = codec
         self.sessions = self.expired = 0
+        self.sees = "127.0.0.1"  # the host that it tells clients to be
+        self.clients: list[EntityAddr] = []  # who they say they are, one for each session
         self.address = EntityAddr(AddrType.MSGR2, "192.0.2.1", 3300)
         self._clients, self._waiting = trio.open_memory_channel[socket.socket](10)
 
@@ -227,7 +229,7 @@ class _Session:
         self._received += self._buffer[: len(_BANNER)]
         self._buffer = self._buffer[len(_BANNER) :]
         await self.receive()
-        here = EntityAddr(AddrType.ANY, "127.0.0.1", 0, 0)
+        here = EntityAddr(AddrType.ANY, self._peer.sees, 0, 0)
         await self.send(self._codec.encode(Tag.HELLO, bytes([EntityType.MON]) + here.to_bytes()))
 
         _, [request] = await self.receive()
@@ -252,8 +254,9 @@ class _Session:
             self._codec = SecureFrames(secret, BufferPool(), as_server=True)
         await self.send(self._codec.encode(Tag.AUTH_SIGNATURE, ours))
         assert (await self.receive())[1] == [theirs]
-        tag, _ = await self.receive()
+        tag, [client] = await self.receive()
         assert tag == Tag.CLIENT_IDENT
+        self._peer.clients += AddrVec.decode(Cursor(client)).addrs
         ident = AddrVec([self._peer.address]).to_bytes() + struct.pack("<qQQQQQ", 0, 1, 1 << 59, 1 << 59, 1, 0)
         await self.send(self._codec.encode(Tag.SERVER_IDENT, ident))
 

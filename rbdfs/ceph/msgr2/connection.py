@@ -54,9 +54,10 @@ class ConnectionLost(RbdfsError):
 
 @dataclass(slots=True)
 class Identity:
-    """What is the same on all connections of one client: first the nonce, by which the cluster knows and fences it."""
+    """What is the same on all connections of one client: first the address by which the cluster knows and fences it."""
 
     nonce: int = field(default_factory=lambda: int.from_bytes(os.urandom(4), "little") or 1)
+    host: str = ""  # as the first peer sees us: others may see another one
     buffers: BufferPool = field(default_factory=BufferPool, repr=False)
     with_data_crc: bool = True  # ms_crc_data: False where peers may leave out the checksums of segments
     _global_seq: int = 0
@@ -108,6 +109,7 @@ class Connection:
             peer_type,
             login,
             nonce=identity.nonce,
+            host=identity.host,
             global_seq=identity.next_global_seq(),
             modes=modes,
             buffers=identity.buffers,
@@ -117,7 +119,9 @@ class Connection:
             try:
                 sock = await _connect(address)
                 try:
-                    return cls(sock, address, identity, await _shake_hands(sock, handshake))
+                    session = await _shake_hands(sock, handshake)
+                    identity.host = identity.host or session.my_addr.host
+                    return cls(sock, address, identity, session)
                 except BaseException:
                     sock.close()
                     raise

@@ -128,15 +128,19 @@ class Handshake:
         login: Login,
         *,
         nonce: int,
+        host: str = "",
         global_seq: int = 1,
         modes: Sequence[Mode] = (Mode.CRC, Mode.SECURE),
         buffers: BufferPool | None = None,
         with_data_crc: bool = True,
     ) -> None:
-        """`buffers` are for large data in secure mode, `with_data_crc` for all that is not secure (CrcFrames)."""
+        """`host` is where we say we are, else as the peer sees us; `with_data_crc` is for all that is not secure.
+
+        `buffers` are for large data in secure mode.
+        """
         self.established: Established | None = None
         self._target, self._peer_type, self._login = target, peer_type, login
-        self._nonce, self._global_seq, self._modes = nonce, global_seq, list(modes)
+        self._nonce, self._host, self._global_seq, self._modes = nonce, host, global_seq, list(modes)
         self._buffers = buffers or BufferPool()
         self._codec: FrameCodec = CrcFrames(with_data_crc=with_data_crc)
         self._buffer = bytearray()
@@ -222,7 +226,7 @@ class Handshake:
         hello = _Hello.from_bytes(control)
         if hello.entity_type != self._peer_type:
             raise ProtocolError(f"{self._target} is of type {hello.entity_type}, not {self._peer_type.name.lower()}")
-        self._my_addr = EntityAddr(AddrType.ANY, hello.address.host, 0, self._nonce)
+        self._my_addr = EntityAddr(AddrType.ANY, self._host or hello.address.host, 0, self._nonce)
         return self._request_authentication()
 
     def _request_authentication(self) -> bytes:

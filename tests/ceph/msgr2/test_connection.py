@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import trio
+from ceph.monitor_peer import MonitorPeer, TicketMonitor, new_key
 
 from rbdfs.ceph.cephx.credentials import Credentials
+from rbdfs.ceph.cephx.keys import KeyType
 from rbdfs.ceph.msgr2.buffers import BufferPool
 from rbdfs.ceph.msgr2.connection import (
     KEEPALIVE_INTERVAL,
@@ -27,7 +29,7 @@ from rbdfs.ceph.msgr2.frames import CrcFrames, FrameCodec, Tag
 from rbdfs.ceph.msgr2.handshake import Established
 from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.ceph.msgr2.secure import SecureFrames
-from rbdfs.entities import AddrVec, EntityAddr, EntityType
+from rbdfs.entities import AddrType, AddrVec, EntityAddr, EntityType
 from rbdfs.errors import StoreFailure
 
 HEADER = struct.Struct("<QQHHHIHQBHH")
@@ -325,6 +327,19 @@ async def test_large_message_may_come_slowly(mode: Mode, autojump_clock: trio.te
             assert connection.lost is None
             assert got == [(43, 7, 1, b"front", b"d" * 500_000)]
             connection.close()
+
+
+async def test_client_has_one_address_whoever_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, identity = new_key(KeyType.AES), Identity()
+    credentials, monitor = Credentials("client.x", key, os.urandom), MonitorPeer(TicketMonitor(key), b"")
+    monkeypatch.setattr("rbdfs.ceph.msgr2.connection._connect", monitor.connect)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(monitor.serve)
+        for monitor.sees in ("10.0.0.9", "192.0.2.9", "2001:db8::9"):
+            login = credentials.monitor_login(trio.current_time())
+            (await Connection.open(monitor.address, EntityType.MON, login, identity)).close()
+        nursery.cancel_scope.cancel()
+    assert monitor.clients == [EntityAddr(AddrType.ANY, "10.0.0.9", 0, identity.nonce)] * 3
 
 
 async def test_refused_connection_is_lost() -> None:
