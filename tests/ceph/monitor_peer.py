@@ -93,6 +93,7 @@ class TicketMonitor:
         secrets = login.on_done(hello.global_id or global_id, self.answer(hello, proof, 77))
         assert self.auth_key is not None
         assert secrets.session_key == self.auth_key.secret
+        login.on_established()
 
     def answer(self, hello: MonitorHello, proof: Authenticate, challenge: int, secret: bytes = b"") -> bytes:
         """The payload of AUTH_DONE, for a client that proved its key."""

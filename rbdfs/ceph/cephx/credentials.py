@@ -216,6 +216,8 @@ class MonitorLogin(_Login):
     def __init__(self, credentials: Credentials, now: float) -> None:
         super().__init__(credentials, credentials.methods[0])
         self._now = now
+        self._global_id = 0
+        self._tickets: dict[int, _Ticket] = {}
 
     def request(self) -> bytes:
         """Who we are."""
@@ -233,10 +235,14 @@ class MonitorLogin(_Login):
         return Authenticate(GET_AUTH_SESSION_KEY, 3, ours, proof, old_ticket, _SERVICES | EntityType.AUTH).to_bytes()
 
     def on_done(self, global_id: int, payload: bytes) -> Secrets:
-        """Take the tickets."""
+        """Take the tickets, but leave those that we have in use.
+
+        A global id that is new may become known only together with the session: until then, ops that have been sent
+        would be sent again under it, and the OSDs would not know them again.
+        """
         us = self._credentials
+        self._global_id = global_id
         if self._method == Method.NONE:
-            us.install(global_id, {})
             return Secrets()
         assert us.key is not None
         reply = AuthenticateReply.from_bytes(payload)
@@ -254,8 +260,12 @@ class MonitorLogin(_Login):
         if reply.connection_secret:  # 16.2 leaves it out in CRC mode, 20.2 sends an empty string
             sealed = decode_value(bytes, reply.connection_secret)
             secret = decode_value(bytes, auth.session_key.unseal(Usage.CONNECTION_SECRET, sealed))
-        us.install(global_id, tickets)
+        self._tickets = tickets
         return Secrets(auth.session_key.secret, secret)
+
+    def on_established(self) -> None:
+        """Use what the login brought."""
+        self._credentials.install(self._global_id, self._tickets)
 
     def _explain(self, result: int, methods: list[int]) -> str:
         us = self._credentials
@@ -309,6 +319,9 @@ class ServiceLogin(_Login):
         if reply.nonce != (self._nonce + 1) % 2**64:
             raise AuthenticationFailed(f"the {self._name()} does not know the ticket it was shown")
         return Secrets(self._key.secret, reply.connection_secret)
+
+    def on_established(self) -> None:
+        """It brought nothing."""
 
     def _name(self) -> str:
         return self._service.name.lower()

@@ -300,6 +300,7 @@ class Handshake:
             codec=self._codec,
             leftover=bytes(self._buffer),
         )
+        self._login.on_established()
         return b""
 
     _TAKE: ClassVar[dict[int, Callable[["Handshake", Buffer], bytes]]] = {

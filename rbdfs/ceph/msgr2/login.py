@@ -41,5 +41,8 @@ class Login(Protocol):
     def on_done(self, global_id: int, payload: bytes) -> Secrets:
         """Take AUTH_DONE; AuthenticationFailed where the peer does not prove that it knows the key."""
 
+    def on_established(self) -> None:
+        """The session stands: what the login brought may be used elsewhere."""
+
     def on_refused(self, result: int, methods: list[int]) -> None:
         """Take AUTH_BAD_METHOD: raise AuthenticationFailed, or have another `method` and `request` ready."""

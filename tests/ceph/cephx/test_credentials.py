@@ -176,6 +176,7 @@ def test_cluster_without_authentication_gives_no_tickets() -> None:
     login = credentials.monitor_login(0.0)
     assert login.method == Method.NONE
     assert login.on_done(4200, b"") == (b"", b"")
+    login.on_established()
     assert credentials.global_id == 4200
     assert credentials.renew_at == credentials.login_again_at == math.inf
     osd = credentials.service_login(OSD, 0.0)

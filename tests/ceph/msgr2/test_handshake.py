@@ -35,11 +35,16 @@ def fixed_random(seed: str) -> Callable[[int], bytes]:
     return lambda length: hashlib.shake_128(f"{seed} {next(numbers)}".encode()).digest(length)
 
 
-def recorded(release: str, mode: Mode) -> Iterator[tuple[str, Handshake, list[tuple[bytes, bytes]]]]:
+def recorded_client(release: str, mode: Mode) -> Credentials:
+    return Credentials("client.admin", CryptoKey.from_text(VECTORS[release]["key"]), fixed_random(mode.name))
+
+
+def recorded(
+    release: str, mode: Mode, credentials: Credentials | None = None
+) -> Iterator[tuple[str, Handshake, list[tuple[bytes, bytes]]]]:
     """The three handshakes of one client, each to be played before the next is asked for."""
-    vectors = VECTORS[release]
-    credentials = Credentials("client.admin", CryptoKey.from_text(vectors["key"]), fixed_random(mode.name))
-    for name, handshake in vectors[mode.name].items():
+    credentials = credentials or recorded_client(release, mode)
+    for name, handshake in VECTORS[release][mode.name].items():
         login: Login = (
             credentials.service_login(EntityType.OSD, 0.0) if name == "osd" else credentials.monitor_login(0.0)
         )
@@ -70,6 +75,20 @@ def test_recorded_handshakes_end_well(release: str, mode: Mode) -> None:
     assert established["again"].global_id == established["mon"].global_id == established["osd"].global_id
     assert established["osd"].my_addr == EntityAddr(3, "127.0.0.1", 0, NONCE)
     assert established["osd"].peer_id == 0
+
+
+@EVERY_RELEASE
+@BOTH_MODES
+def test_tickets_and_global_id_are_in_use_once_the_session_stands(release: str, mode: Mode) -> None:
+    credentials = recorded_client(release, mode)
+    _, handshake, steps = next(recorded(release, mode, credentials))
+    handshake.start()
+    for received, _ in steps[1:]:
+        assert (credentials.global_id, credentials.has_ticket(EntityType.OSD, 0.0)) == (0, False)
+        handshake.receive(received)
+    assert handshake.established is not None
+    assert credentials.global_id == handshake.established.global_id
+    assert credentials.has_ticket(EntityType.OSD, 0.0)
 
 
 @EVERY_RELEASE
