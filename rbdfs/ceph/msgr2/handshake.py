@@ -25,7 +25,7 @@ from rbdfs.ceph.msgr2.frames import CrcFrames, FrameCodec, Tag
 from rbdfs.ceph.msgr2.login import Login, Mode
 from rbdfs.ceph.msgr2.secure import SecureFrames
 from rbdfs.entities import AddrType, AddrVec, EntityAddr, EntityType
-from rbdfs.errors import AuthenticationFailed, NotSupported, ProtocolError
+from rbdfs.errors import NotSupported, ProtocolError
 from rbdfs.wire import S32, S64, U8, U32, U64, Buffer, Raw, Record
 
 _BANNER = b"ceph v2\n"
@@ -161,7 +161,7 @@ class Handshake:
     def receive(self, data: Buffer) -> bytes:
         """Take what came in; gives what to send. It is over once `established` is set.
 
-        Raises WireError and ProtocolError for what a peer must not do, AuthenticationFailed and NotSupported.
+        Raises WireError and ProtocolError for what a peer must not do, NotSupported, and what the login raises.
         """
         self._buffer += data
         out = bytearray()
@@ -265,7 +265,8 @@ class Handshake:
 
     def _take_signature(self, control: Buffer) -> bytes:
         if not hmac.compare_digest(_Signature.from_bytes(control).digest, self._server_signature):
-            raise AuthenticationFailed(f"{self._target}: the handshake was tampered with, its signature is wrong")
+            # Not AuthenticationFailed: the network may have damaged what was signed, our tickets are as good as before.
+            raise ProtocolError(f"{self._target}: the handshake was damaged or tampered with, its signature is wrong")
         self._expected = (Tag.SERVER_IDENT, Tag.IDENT_MISSING_FEATURES)
         ident = _ClientIdent(
             addrs=AddrVec([self._my_addr]),
