@@ -92,6 +92,8 @@ class OSDSession:
         """Give an op away; an answer to it is ignored from now on."""
         self.pending.pop(op.tid, None)
         op.session = None
+        if self._connection is not None and op.data:
+            self._connection.copy_unsent()  # the op may end before its data has left, and its buffers be used again
 
     def _is_held(self, op: PendingOp) -> bool:
         assert op.placement is not None

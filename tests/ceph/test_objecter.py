@@ -139,6 +139,23 @@ async def test_a_time_limit_ends_an_op_and_its_late_answer_is_ignored(autojump_c
         client.outcome("a")
 
 
+@pytest.mark.parametrize("is_pool_removed", [False, True])
+async def test_unsent_data_is_copied_before_a_write_ends_without_an_answer(
+    is_pool_removed: bool, autojump_clock: object
+) -> None:
+    cluster = Peers()
+    copied: list[int] = []
+    async with cluster.objecter(op_timeout=10) as objecter:
+        objecter.submit(cluster.target("a"), WRITE, lambda _: copied.append(op.peer.times_copied))
+        await cluster.settle()
+        [op] = cluster.ops
+        if is_pool_removed:
+            cluster.take_map(pools={})
+        else:
+            await trio.sleep(13)
+        assert copied == [1]
+
+
 async def test_flush_waits_for_the_writes_before_it_and_for_no_other() -> None:
     cluster = Peers()
     client = Client(cluster)

@@ -17,7 +17,8 @@ What its users (the monitor client and the objecter) need:
     connection.my_addr, .peer_addrs, .peer_id, .peer_features, .global_id, .mode      as the handshake settled them
     connection.send(kind, front, data=(), tid=0, version=1, compat=1, priority=127)
         never waits: what is sent in one turn of the loop leaves at its end, and with a large message at once.
-        `front` is one buffer; `data` is a tuple of buffers that must stay unchanged until the message is answered.
+        `front` is one buffer; `data` is a tuple of buffers that must stay unchanged until the message is answered,
+        or `connection.copy_unsent()` is called.
         Sending on a connection that is lost or closed does nothing: the owner of the connection hears of the loss
         and sends again elsewhere.
     await connection.run(on_message)            receive until the connection is lost; always raises ConnectionLost

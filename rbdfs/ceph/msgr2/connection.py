@@ -149,6 +149,10 @@ class Connection:
         header = _HEADER.pack(self._out_seq, tid, kind, priority, version, 0, 0, self._in_seq, 0, compat, 0)
         self._enqueue(self._codec.encode_message(header, front, data))
 
+    def copy_unsent(self) -> None:
+        """Copy what has not left yet: from now on the buffers that were given to `send` may change."""
+        self._queue[:] = map(bytes, self._queue)  # of bytes it makes no copy
+
     def close(self) -> None:
         """End the connection at once."""
         self._lose(ConnectionLost(f"{self.address}: closed"))

@@ -200,6 +200,23 @@ async def test_more_than_the_socket_takes_is_sent_later(mode: Mode) -> None:
             connection.close()
 
 
+@BOTH_MODES
+async def test_what_is_unsent_may_be_copied_and_its_buffers_used_again(mode: Mode) -> None:
+    async with connected(mode) as (connection, peer):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_until_lost, connection, collect([]))
+            buffers = [bytearray(b"a" * (4 << 20)) for _ in range(3)]
+            for buffer in buffers:
+                connection.send(42, b"big", (memoryview(buffer),))
+            connection.copy_unsent()
+            for buffer in buffers:
+                buffer[:] = b"z" * len(buffer)
+            for _ in buffers:
+                _, segments = await peer.receive_frame()
+                assert segments[3] == b"a" * (4 << 20)
+            connection.close()
+
+
 async def test_connection_lost_with_a_full_socket_ends_cleanly() -> None:
     async with connected() as (connection, peer):
         connection.send(42, b"big", (bytes(16 << 20),))
