@@ -9,10 +9,13 @@ peer receives one while the next is still being summed or encrypted. Where the s
 `run` sends the rest.
 """
 
+import fcntl
 import logging
 import os
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -87,6 +90,7 @@ class Connection:
         self._outbox = current_outbox()
         self._token = trio.lowlevel.current_trio_token()
         self._queue: list[Buffer] = []
+        self._handed_over = 0  # bytes that the socket has taken
         self._is_stuck = False  # the socket's buffer is full; a task waits for room
         self._room_wanted = trio.Event()
         self._low_water = 1  # bytes that make the socket readable
@@ -202,6 +206,7 @@ class Connection:
             while queue and self.lost is None and not self._is_stuck:
                 count = min(len(queue), _MAX_BUFFERS)
                 sent = self._socket.sendmsg(queue if count == len(queue) else queue[:count])
+                self._handed_over += sent
                 self._is_stuck = not _drop_sent(queue, count, sent)
         except BlockingIOError:
             self._is_stuck = True
@@ -225,12 +230,20 @@ class Connection:
                     self._send_queue()
 
     async def _keep_alive(self) -> None:
-        """Ask for a sign of life wherever one direction was silent, and give up when none comes."""
+        """Ask for a sign of life wherever one direction was silent, and give up when none comes.
+
+        Over a slow link the question stands behind what is being sent, for longer than we wait for the answer: there it
+        is a sign of life, too, that the peer takes more of that.
+        """
         last_heard = trio.current_time()
-        while True:
+        waiting = taken = 0  # bytes: in the socket's buffer, and taken by the peer
+        while self.lost is None:
             await trio.sleep(KEEPALIVE_INTERVAL)
             now = trio.current_time()
-            if self._has_heard:
+            was_waiting, was_taken = waiting, taken
+            waiting = self._count_waiting()
+            taken = self._handed_over - waiting
+            if self._has_heard or (was_waiting and taken > was_taken):
                 last_heard = now
             elif now - last_heard >= KEEPALIVE_TIMEOUT:
                 self._lose(ConnectionLost(f"{self.address}: silent for {now - last_heard:.0f} s"))
@@ -240,6 +253,12 @@ class Connection:
             if not (self._has_heard and self._has_sent):
                 self._enqueue([self._codec.encode(Tag.KEEPALIVE2, UTime.from_float(now).to_bytes())])
             self._has_heard = self._has_sent = False
+
+    def _count_waiting(self) -> int:
+        """How many bytes of ours the peer has not acknowledged."""
+        if self.lost is not None:
+            return 0
+        return int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     # receiving
 

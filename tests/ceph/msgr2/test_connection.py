@@ -346,6 +346,33 @@ async def test_large_message_may_come_slowly(mode: Mode, autojump_clock: trio.te
             connection.close()
 
 
+async def test_large_message_may_leave_slowly(autojump_clock: trio.testing.MockClock) -> None:
+    """A peer that takes a piece every ten seconds is not taken for dead, though it hears us ask only at the end."""
+    autojump_clock.autojump_threshold = math.inf  # the kernel needs time to deliver
+    async with connected(pair=tcp_pair) as (connection, peer):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_until_lost, connection, collect([]))
+            connection.send(42, b"big", (bytes(8 << 20),))
+            size, steps = 8 << 20, 0
+            while size > 0:
+                size -= len(await peer.socket.recv(200_000))
+                steps += 1
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                autojump_clock.jump(KEEPALIVE_INTERVAL)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert connection.lost is None
+            assert steps * KEEPALIVE_INTERVAL > 5 * KEEPALIVE_TIMEOUT
+            connection.close()
+
+
+async def test_peer_that_takes_nothing_more_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    async with connected(pair=tcp_pair) as (connection, _):
+        connection.send(42, b"big", (bytes(32 << 20),))
+        start = trio.current_time()
+        assert "silent" in str(await run_until_lost(connection, collect([])))
+        assert trio.current_time() - start <= KEEPALIVE_TIMEOUT + 3 * KEEPALIVE_INTERVAL
+
+
 async def test_client_has_one_address_whoever_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
     key, identity = new_key(KeyType.AES), Identity()
     credentials, monitor = Credentials("client.x", key, os.urandom), MonitorPeer(TicketMonitor(key), b"")
