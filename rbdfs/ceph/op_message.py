@@ -107,6 +107,7 @@ class OpReply(NamedTuple):
     version: int  # the object's, for AssertVersion
     attempt: int  # which of ours is answered
     lengths: tuple[int, ...]  # of the output of each step
+    is_redirected: bool = False  # the object is in another pool: this one is a cache tier in front of it
 
 
 _HEAD = 17 + 8  # placement group and flags, between the name and the result
@@ -129,9 +130,7 @@ def decode_reply(front: Buffer) -> OpReply:
         start = 4 + _LENGTH.unpack_from(front, 0)[0] + _HEAD
         result, _, count, length, attempt, version, redirected = _ONE_STEP.unpack_from(front, start)
         if count == 1:
-            if redirected:
-                raise WireError("op redirected to another object, by a cache tier")
-            return OpReply(result, version, attempt, (length,))
+            return OpReply(result, version, attempt, (length,), redirected != 0)
     except error:
         pass  # it may be shorter: a reply without steps
     return _decode_reply_of_steps(front)
@@ -146,6 +145,4 @@ def _decode_reply_of_steps(front: Buffer) -> OpReply:
         result, _, _, *lengths, attempt, version, redirected = _reply_of(count).unpack_from(front, start)
     except error as err:
         raise WireError(f"MOSDOpReply: {err}") from err
-    if redirected:
-        raise WireError("op redirected to another object, by a cache tier")
-    return OpReply(result, version, attempt, tuple(lengths))
+    return OpReply(result, version, attempt, tuple(lengths), redirected != 0)

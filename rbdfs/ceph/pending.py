@@ -27,7 +27,7 @@ from rbdfs.ceph.osd_ops import (
     encode_write,
 )
 from rbdfs.ceph.placement import Placement
-from rbdfs.errors import Corrupt, InvalidArgument, RbdfsError, WireError, from_result
+from rbdfs.errors import Corrupt, InvalidArgument, NotSupported, RbdfsError, WireError, from_result
 from rbdfs.rados.api import OnComplete, Outcome
 from rbdfs.rados.ops import (
     HEAD,
@@ -202,6 +202,8 @@ class PendingOp:
 
     def outcome(self, reply: OpReply, data: Buffer) -> Outcome:
         """What an answer means."""
+        if reply.is_redirected:
+            return NotSupported(f"{self.target}: its pool is a cache tier, whose redirects this client does not follow")
         if reply.result < 0:
             return self._error(reply.result)
         decoders = self.decoders

@@ -63,12 +63,21 @@ class ReceivedOp:
         """What its steps are."""
         return [op[0] for op in self.ops]
 
-    def reply(self, result: int = 0, data: bytes = b"", version: int = 1, attempt: int | None = None) -> None:
+    def reply(
+        self,
+        result: int = 0,
+        data: bytes = b"",
+        version: int = 1,
+        attempt: int | None = None,
+        *,
+        is_redirected: bool = False,
+    ) -> None:
         """Answer it, with `data` as the output of its first step."""
         attempt = self.attempt if attempt is None else attempt
+        lengths = [len(data)] + [0] * (len(self.ops) - 1)
         self.peer.receive(
             MessageType.OSD_OPREPLY,
-            encode_reply(self.name, result, [len(data)] + [0] * (len(self.ops) - 1), version, attempt),
+            encode_reply(self.name, result, lengths, version, attempt, is_redirected=is_redirected),
             data,
             self.tid,
         )
@@ -115,7 +124,9 @@ def decode_op(front: Buffer, data: Buffer, tid: int = 0, peer: "PeerConnection |
     )
 
 
-def encode_reply(name: str, result: int, lengths: Sequence[int], version: int, attempt: int) -> bytes:
+def encode_reply(
+    name: str, result: int, lengths: Sequence[int], version: int, attempt: int, *, is_redirected: bool = False
+) -> bytes:
     """An MOSDOpReply of version 8."""
     out = bytearray()
     out += len(name).to_bytes(4, "little") + name.encode()
@@ -123,7 +134,7 @@ def encode_reply(name: str, result: int, lengths: Sequence[int], version: int, a
     out += Struct("<Qi12xII").pack(0, result, 1, len(lengths))
     for length in lengths:
         out += _OP.pack(0, 0, b"", length)
-    out += Struct(f"<i{len(lengths)}i12xQB24x").pack(attempt, *[0] * len(lengths), version, 0)
+    out += Struct(f"<i{len(lengths)}i12xQB24x").pack(attempt, *[0] * len(lengths), version, is_redirected)
     return bytes(out)
 
 

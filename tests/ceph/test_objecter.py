@@ -11,7 +11,7 @@ from ceph.submitter import READ, WRITE, Client
 from rbdfs.ceph.op_message import OpFlag
 from rbdfs.errors import InvalidArgument, NotFound, NotSupported, RbdfsError, StoreFailure, TimedOut
 from rbdfs.rados.api import Outcome
-from rbdfs.rados.ops import CloneRange, Read, ReadOp, Reply, WriteOp
+from rbdfs.rados.ops import CloneRange, Read, ReadOp, Reply, Stat, WriteOp
 
 
 async def test_a_read_gives_the_data_of_the_reply() -> None:
@@ -82,6 +82,20 @@ async def test_an_error_of_the_osd_becomes_ours() -> None:
         await cluster.settle()
         cluster.ops[0].reply(-errno.ENOENT)
         assert isinstance(client.outcome("a"), NotFound)
+
+
+@pytest.mark.parametrize("op", [READ, ReadOp([Stat(), Read(0, 10)])])
+async def test_a_redirect_ends_its_op_and_no_other(op: ReadOp) -> None:
+    cluster = Peers()
+    client = Client(cluster)
+    async with cluster.objecter():
+        client.submit("a", op)
+        client.submit("other", READ, "a")
+        await cluster.settle()
+        cluster.ops[0].reply(-errno.ENOENT, is_redirected=True)
+        assert isinstance(client.outcome("a"), NotSupported)
+        cluster.ops[0].reply()
+        assert isinstance(client.outcome("other"), Reply)
 
 
 async def test_an_op_that_cannot_be_encoded_fails_alone() -> None:
