@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar, NamedTuple
 from rbdfs.ceph.msgr2 import features
 from rbdfs.ceph.msgr2.buffers import BufferPool
 from rbdfs.ceph.msgr2.frames import CrcFrames, FrameCodec, Tag
-from rbdfs.ceph.msgr2.login import Login, Mode
+from rbdfs.ceph.msgr2.login import Login, Method, Mode
 from rbdfs.ceph.msgr2.secure import SecureFrames
 from rbdfs.entities import AddrType, AddrVec, EntityAddr, EntityType
 from rbdfs.errors import NotSupported, ProtocolError
@@ -230,7 +230,9 @@ class Handshake:
         return self._request_authentication()
 
     def _request_authentication(self) -> bytes:
-        self._expected = (Tag.AUTH_BAD_METHOD, Tag.AUTH_REPLY_MORE, Tag.AUTH_DONE)
+        self._expected = (Tag.AUTH_BAD_METHOD, Tag.AUTH_DONE)
+        if self._login.method != Method.NONE:
+            self._expected += (Tag.AUTH_REPLY_MORE,)
         body = _AuthRequest(self._login.method, [int(mode) for mode in self._modes], self._login.request())
         return self._encode(Tag.AUTH_REQUEST, body)
 

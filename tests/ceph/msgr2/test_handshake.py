@@ -204,6 +204,13 @@ def test_method_none_is_tried_where_only_that_is_allowed() -> None:
         handshake.receive(bad_method(-95, [1], [1, 2]))
 
 
+def test_challenge_is_out_of_turn_where_nothing_is_to_be_proved() -> None:
+    handshake = started(EntityType.MON)  # without a key
+    handshake.receive(bytes.fromhex(VECTORS["16.2"]["CRC"]["mon"]["steps"][1]["received"]))
+    with pytest.raises(ProtocolError, match="AUTH_REPLY_MORE where AUTH_BAD_METHOD/AUTH_DONE was due"):
+        handshake.receive(CrcFrames().encode(Tag.AUTH_REPLY_MORE, b"\4\0\0\0more"))
+
+
 OTHER_GREETINGS = pytest.mark.parametrize(
     ("greeting", "message"),
     [
