@@ -37,7 +37,7 @@ from rbdfs.ceph.messages import (
     Subscription,
 )
 from rbdfs.ceph.monmap import MonMap
-from rbdfs.ceph.msgr2.connection import Connection, ConnectionLost, Identity
+from rbdfs.ceph.msgr2.connection import OPEN_TIMEOUT, Connection, ConnectionLost, Identity
 from rbdfs.ceph.msgr2.login import Mode
 from rbdfs.entities import EntityAddr, EntityType
 from rbdfs.errors import AuthenticationFailed, NotSupported, RbdfsError, TimedOut, from_result
@@ -46,7 +46,7 @@ from rbdfs.wire import Buffer, Cursor
 
 log = logging.getLogger(__name__)
 
-_DIAL_SECONDS = 3.0  # per monitor while hunting (librados: mon_client_hunt_interval)
+_DIAL_SECONDS = 3.0  # per monitor in the first round of a hunt (librados: mon_client_hunt_interval)
 _FIRST_PAUSE, _MAX_PAUSE = 0.1, 3.0  # between two rounds of all monitors
 _SHORT_LIFE = 1.0  # of a session that had better not been begun
 _RENEW_RETRY = 5.0  # after a renewal that got no answer
@@ -310,12 +310,12 @@ class MonitorClient:
 
     async def _hunt(self) -> Connection:
         """Connect to one monitor, in random order, again and again until one answers."""
-        pause, refusal, began = _FIRST_PAUSE, None, trio.current_time()
+        pause, patience, refusal, began = _FIRST_PAUSE, _DIAL_SECONDS, None, trio.current_time()
         self._failures.clear()
         while True:
             for address in random.sample(self.addresses, len(self.addresses)):
                 try:
-                    return await self._dial(address)
+                    return await self._dial(address, patience)
                 except ConnectionLost as err:
                     if str(err) != str(self._failures.get(address)):
                         log.info("monitor %s: %s", address, err)
@@ -332,7 +332,7 @@ class MonitorClient:
                 if trio.current_time() - began >= self._refusal_timeout and self._nobody_listens:
                     raise TimedOut(f"no monitor there: {self.trouble}")
             await trio.sleep(pause)
-            pause = min(pause * 2, _MAX_PAUSE)
+            pause, patience = min(pause * 2, _MAX_PAUSE), min(patience * 2, OPEN_TIMEOUT)
 
     @property
     def _nobody_listens(self) -> bool:
@@ -357,8 +357,8 @@ class MonitorClient:
         found = (info.addresses.msgr2 for info in self.monmap.monitors.values())
         return [address for address in found if address is not None] or self._seeds
 
-    async def _dial(self, address: EntityAddr) -> Connection:
-        with trio.move_on_after(_DIAL_SECONDS):
+    async def _dial(self, address: EntityAddr, patience: float) -> Connection:
+        with trio.move_on_after(patience):
             login = self.credentials.monitor_login(trio.current_time())
             return await Connection.open(address, EntityType.MON, login, self._identity, modes=self._modes)
-        raise ConnectionLost(f"no answer within {_DIAL_SECONDS:g} s")
+        raise ConnectionLost(f"no answer within {patience:g} s")

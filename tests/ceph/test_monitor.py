@@ -112,7 +112,7 @@ class Client(MonitorClient):
 
     monitors: "Monitors"
 
-    async def _dial(self, where: EntityAddr) -> Session:  # type: ignore[override]
+    async def _dial(self, where: EntityAddr, patience: float) -> Session:  # type: ignore[override]
         await trio.lowlevel.checkpoint()
         self.monitors.dialled.append(where)
         if where in self.monitors.refusals:
@@ -293,6 +293,23 @@ async def test_all_are_tried_again_when_none_answers(autojump_clock: object) -> 
         await monitors.client.run(monitors.follower)
     assert len(monitors.dialled) >= 30
     assert set(monitors.dialled) == set(monitors.addresses)
+
+
+async def test_monitors_that_are_slow_are_given_more_time_from_round_to_round(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitors = Monitors()
+
+    async def answer_slowly(where: EntityAddr, *_: object, **__: object) -> Session:
+        await trio.sleep(10)
+        return Session(monitors, where)
+
+    monkeypatch.setattr("rbdfs.ceph.monitor.Connection.open", answer_slowly)
+    client = MonitorClient(monitors.addresses, monitors.credentials, Identity(1), ())  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(60):
+            await nursery.start(client.run, monitors.follower)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_client_that_no_monitor_accepts_is_told_so(autojump_clock: object) -> None:
