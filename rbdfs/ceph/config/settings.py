@@ -11,7 +11,17 @@ from rbdfs.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _MAX_DEPTH = 10
-_UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SPAN_PART = re.compile(r"(\d+(?:\.\d*)?)\s*([a-z]*)\s*")
+_UNITS = {  # as `parse_timespan` has them, and milliseconds
+    **dict.fromkeys(("", "s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+    **dict.fromkeys(("w", "wk", "week", "weeks"), 7 * 86400.0),
+    **dict.fromkeys(("mo", "month", "months"), 30 * 86400.0),
+    **dict.fromkeys(("y", "yr", "year", "years"), 365 * 86400.0),
+    "ms": 1e-3,
+}
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}  # Ceph knows no "yes" and no "off"
 
 
@@ -47,14 +57,16 @@ class Settings:
         return self._raw(key) is not None
 
     def seconds(self, key: str) -> float | None:
-        """A span of time, None where there is none or it is 0."""
-        text = self.get(key)
-        if not text:
-            return None
-        match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([a-z]*)", text.strip())
-        if match is None or match[2] not in _UNITS:
-            raise ConfigError(f"{self.where(key)}: {key} = {text} is no span of time")
-        return float(match[1]) * _UNITS[match[2]] or None
+        """A span of time such as `90`, `2 minutes` or `1m30s`; None where there is none or it is 0."""
+        text = rest = self.get(key).strip()
+        seconds = 0.0
+        while rest:
+            match = _SPAN_PART.match(rest)
+            rest = rest[match.end() :] if match else rest
+            if match is None or match[2] not in _UNITS or (rest and not match[2]):
+                raise ConfigError(f"{self.where(key)}: {key} = {text} is no span of time")
+            seconds += float(match[1]) * _UNITS[match[2]]
+        return seconds or None
 
     def boolean(self, key: str, *, default: bool) -> bool:
         """Whether it is so."""

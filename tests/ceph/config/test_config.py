@@ -74,6 +74,32 @@ def test_checksums_may_be_off(files: Files, value: str, expected: bool) -> None:
     assert load(files.minimal(f"ms crc data = {value}\n"), {}).with_data_crc is expected
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("30", 30),
+        ("1.5", 1.5),
+        ("500ms", 0.5),
+        ("30 seconds", 30),
+        ("5 minutes", 300),
+        ("1m30s", 90),
+        ("1m 30", 90),
+        ("1hr", 3600),
+        ("2 hours", 7200),
+        ("1w 2d", 9 * 86400),
+        ("0", None),
+    ],
+)
+def test_spans_of_time_are_those_of_ceph(files: Files, value: str, seconds: float | None) -> None:
+    assert load(files.minimal(f"rados osd op timeout = {value}\n"), {}).osd_op_timeout == seconds
+
+
+@pytest.mark.parametrize("value", ["1 2", "1 fortnight", "-1", "5M", "1..5", "s"])
+def test_what_is_no_span_of_time_is_refused(files: Files, value: str) -> None:
+    with pytest.raises(ConfigError, match="is no span of time"):
+        load(files.minimal(f"rados osd op timeout = {value}\n"), {})
+
+
 def test_variables_are_expanded(files: Files) -> None:
     os.rename(files.keyring, files.directory / "ceph.client.vm.keyring")
     flags = files.write(
