@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Self
 
 from rbdfs.errors import WireError
-from rbdfs.wire import S64, U8, U32, Buffer, Cursor, Record, envelope
+from rbdfs.wire import S64, U8, U32, Cursor, Record, envelope
 
 
 class EntityType(IntEnum):
@@ -68,7 +68,7 @@ _NANOSECONDS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class EntityAddr:
+class EntityAddr(Record):
     """entity_addr_t: where a daemon or a client is; the nonce tells its incarnations apart.
 
     `host` is an address in text (`10.0.0.1`, `fe80::1`), or empty for none.
@@ -127,17 +127,6 @@ class EntityAddr:
         scope = struct.pack("<I", self.scope_id)
         return struct.pack("<H", _AF_INET6) + _INET6.pack(self.port, self.flow_info, packed, scope)
 
-    def to_bytes(self) -> bytes:
-        """The encoding."""
-        out = bytearray()
-        self.encode(out)
-        return bytes(out)
-
-    @classmethod
-    def from_bytes(cls, data: Buffer) -> Self:
-        """Decode the start of `data`."""
-        return cls.decode(Cursor(data))
-
     @classmethod
     def decode(cls, cursor: Cursor) -> Self:
         """Read either form."""
@@ -179,7 +168,7 @@ class EntityAddr:
 
 
 @dataclass(slots=True)
-class AddrVec:
+class AddrVec(Record):
     """entity_addrvec_t: all addresses of one daemon, usually one per protocol."""
 
     addrs: list[EntityAddr] = field(default_factory=list)
@@ -206,12 +195,6 @@ class AddrVec:
         for addr in self.addrs:
             addr.encode(out)
 
-    def to_bytes(self) -> bytes:
-        """The encoding."""
-        out = bytearray()
-        self.encode(out)
-        return bytes(out)
-
     @classmethod
     def decode(cls, cursor: Cursor) -> Self:
         """Read any form: a vector, or a single address of either form."""
@@ -219,11 +202,6 @@ class AddrVec:
         if marker == 2:
             return cls([EntityAddr.decode(cursor) for _ in range(cursor.count())])
         return cls([EntityAddr.decode_after_marker(cursor, marker)])
-
-    @classmethod
-    def from_bytes(cls, data: Buffer) -> Self:
-        """Decode the start of `data`."""
-        return cls.decode(Cursor(data))
 
 
 @dataclass(frozen=True, slots=True, order=True)

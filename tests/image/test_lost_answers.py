@@ -15,7 +15,7 @@ from rbdfs.image import directory, snapshots
 from rbdfs.image.image import open_image
 from rbdfs.image.lookup import lookup
 from rbdfs.image.names import object_map_object
-from rbdfs.rados.api import WatchEvent, WatchLost
+from rbdfs.rados.api import IoCtx, WatchEvent, WatchLost
 from rbdfs.rados.ops import ReadOp, Remove, Reply, Truncate, Zero
 
 
@@ -205,15 +205,20 @@ async def test_a_rename_that_may_have_been_done_leaves_a_name_that_leads_to_the_
         assert await lookup(inner, "new") == image_id
 
 
+async def check_usable(ioctx: IoCtx) -> None:
+    """`vm` is the only image, and can be written."""
+    assert list(await directory.list_images(ioctx)) == ["vm"]
+    async with open_image(ioctx, "vm") as image:
+        await image.write(0, b"x")
+
+
 @pytest.mark.parametrize("is_cancelled", [True, False])
 async def test_an_image_whose_entry_may_have_been_made_can_be_used(pools: Pools, is_cancelled: bool) -> None:
     async with pools.client() as inner:
         ioctx = FaultyIoCtx(inner)
         with not_answered(ioctx, "dir_add_image", is_cancelled=is_cancelled):
             await directory.create(ioctx, "vm", MIB)
-        assert list(await directory.list_images(inner)) == ["vm"]
-        async with open_image(inner, "vm") as image:
-            await image.write(0, b"x")
+        await check_usable(inner)
 
 
 async def test_an_image_whose_name_may_have_been_taken_has_it(pools: Pools) -> None:
@@ -222,8 +227,7 @@ async def test_an_image_whose_name_may_have_been_taken_has_it(pools: Pools) -> N
         ioctx.loses = calls_method("set_id")
         image_id = await directory.create(ioctx, "vm", MIB)
         assert await directory.list_images(inner) == {"vm": image_id}
-        async with open_image(inner, "vm") as image:
-            await image.write(0, b"x")
+        await check_usable(inner)
 
 
 async def test_an_image_that_may_be_listed_keeps_its_header(pools: Pools) -> None:
@@ -233,9 +237,7 @@ async def test_an_image_that_may_be_listed_keeps_its_header(pools: Pools) -> Non
         ioctx.loses = lambda name, op: name == "rbd_directory"
         with pytest.raises(TimedOut):
             await directory.create(ioctx, "vm", MIB)
-        assert list(await directory.list_images(inner)) == ["vm"]
-        async with open_image(inner, "vm") as image:
-            await image.write(0, b"x")
+        await check_usable(inner)
 
 
 async def test_a_name_that_cannot_be_taken_leaves_nothing(pools: Pools) -> None:
